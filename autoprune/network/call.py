@@ -1,0 +1,108 @@
+"""One operator call of the traced forward pass, as the rules see it, and the table of rules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoprune.network.labels import Coupling, Planes
+from autoprune.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """An ATen operator that has just run.
+
+    Attributes:
+        name: Operator name without namespace, overload and the in-place underscore: ``"relu"``.
+        func: The overload that ran.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        out: What it returned.
+        coupling: Where rules note what they learn.
+        planes_of: Planes of a tensor of this pass, ``()`` for one that carries no label.
+    """
+
+    name: str
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+    coupling: Coupling
+    planes_of: Callable[[Tensor], Planes]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among the arguments, lists flattened, in order."""
+        return list(tensors_in((self.args, self.kwargs)))
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """Every tensor that was returned, in order."""
+        return list(tensors_in(self.out))
+
+    def arg(self, index: int, name: str, default: Any = None) -> Any:  # noqa: ANN401 - ATen's own
+        """Return an argument given by position or by name."""
+        return self.args[index] if len(self.args) > index else self.kwargs.get(name, default)
+
+    def freeze(self, tensors: Iterable[Tensor], reason: str) -> None:
+        """Freeze every label that ``tensors`` carry."""
+        for tensor in tensors:
+            for plane in self.planes_of(tensor):
+                self.coupling.freeze(plane, reason)
+
+
+#: A rule returns the planes of the first output, or a list with the planes of every output.
+Rule = Callable[[Call], "Planes | Sequence[Planes]"]
+
+RULES: Registry[Rule] = Registry("operator rule", package="autoprune.network.rules")
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Return a decorator that registers a rule for each operator name."""
+
+    def store(function: Rule) -> Rule:
+        for name in names:
+            RULES.register(name)(function)
+        return function
+
+    return store
+
+
+def tensors_in(value: object) -> Iterable[Tensor]:
+    """Yield the tensors inside nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name))
+
+
+def normal_dim(dim: int, ndim: int) -> int:
+    """Return ``dim`` counted from the front."""
+    return dim % ndim if ndim else 0
+
+
+def base_name(func: Any) -> str:  # noqa: ANN401 - torch's overload type is private
+    """Return ``"relu"`` for ``aten.relu_.default``."""
+    name: str = func.overloadpacket.__name__
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+#: Elementwise operators that PyTorch does not tag.
+_UNTAGGED = frozenset({"hardswish", "hardtanh", "copy", "fill", "dropout", "native_dropout"})
+
+
+def is_pointwise(func: Any) -> bool:  # noqa: ANN401 - torch's overload type is private
+    """Return whether the operator is elementwise, as PyTorch itself tags it."""
+    return torch.Tag.pointwise in func.tags or base_name(func) in _UNTAGGED

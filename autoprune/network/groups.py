@@ -1,0 +1,78 @@
+"""The units that can go: coupled channels and removable blocks. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSlice:
+    """The places in one dimension of one parameter or buffer that a group's units occupy.
+
+    Attributes:
+        path: Dotted parameter or buffer name.
+        dim: Dimension that is cut.
+        indices: ``indices[u]`` are the positions that go when unit ``u`` goes.
+    """
+
+    path: str
+    dim: int
+    indices: Int[np.ndarray, "units per_unit"]
+
+    @property
+    def per_unit(self) -> int:
+        """How many positions one unit occupies here."""
+        return int(self.indices.shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that live and die together, unit by unit.
+
+    Attributes:
+        name: Stable name: the module path of the first layer that produces it.
+        size: Number of units.
+        members: Every parameter dimension the units occupy.
+        kind: ``"channel"``, ``"head"`` or ``"expert"``.
+        mixed: A normalisation mixes the units, so cutting differs from zeroing.
+    """
+
+    name: str
+    size: int
+    members: tuple[ParamSlice, ...]
+    kind: str = "channel"
+    mixed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A residual module that can be replaced by the identity.
+
+    Attributes:
+        name: Its module path.
+        groups: Names of the groups that live wholly inside it.
+    """
+
+    name: str
+    groups: tuple[str, ...] = ()
+
+
+def kept_positions(
+    size: int, slices: Sequence[tuple[ParamSlice, Int[np.ndarray, " kept"]]]
+) -> Int[np.ndarray, " positions"]:
+    """Return the sorted positions that stay in a dimension of ``size``.
+
+    Args:
+        size: Full extent of the dimension.
+        slices: For every group that cuts it, its slice and the units it keeps.
+    """
+    keep = np.ones(size, bool)
+    for member, kept in slices:
+        gone = np.ones(len(member.indices), bool)
+        gone[kept] = False
+        keep[member.indices[gone].ravel()] = False
+    return np.flatnonzero(keep)

@@ -1,0 +1,70 @@
+"""Matrix products: contracted labels are coupled pairwise, the others pass through."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from autoprune.network.call import Call, rule
+from autoprune.network.labels import Coupling, Planes, align, collapse, varying
+from autoprune.network.rules.pointwise import meet, merge
+
+
+@rule("mm", "bmm", "matmul")
+def product(call: Call) -> Planes:
+    """``left @ right`` with equal leading batch dimensions."""
+    left, right = call.args[0], call.args[1]
+    return _contract(call, left, right)
+
+
+@rule("addmm", "baddbmm")
+def biased_product(call: Call) -> Planes:
+    """``bias + left @ right``."""
+    bias, left, right = call.args[0], call.args[1], call.args[2]
+    planes = _contract(call, left, right)
+    shape = tuple(call.outputs[0].shape)
+    bias_shape = (1,) * (len(shape) - bias.ndim) + tuple(bias.shape)
+    own = [align(plane, len(shape)) for plane in call.planes_of(bias)]
+    return meet(call.coupling, [shape, bias_shape], [planes, own], "meets a fixed bias")
+
+
+def _contract(call: Call, left: Tensor, right: Tensor) -> Planes:
+    """Couple over the last dimension of ``left`` and the last but one of ``right``."""
+    ndim = left.ndim
+    inner_left, inner_right = ndim - 1, ndim - 2
+    if left.shape[-1] > 1:
+        _couple_inner(
+            call.coupling,
+            [p.transpose(-1, -2) for p in call.planes_of(left) if inner_left in varying(p)],
+            [p for p in call.planes_of(right) if inner_right in varying(p)],
+        )
+    passed_left = [_without(call.coupling, p, inner_left) for p in call.planes_of(left)]
+    passed_right = [_without(call.coupling, p, inner_right) for p in call.planes_of(right)]
+    batch = tuple(left.shape[:-2])
+    shapes = [(*batch, left.shape[-2], 1), (*batch, 1, right.shape[-1])]
+    return meet(
+        call.coupling,
+        shapes,
+        [merge([passed_left]), merge([passed_right])],
+        f"batched against a fixed tensor in {call.name}",
+    )
+
+
+def _couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) -> None:
+    """Couple planes whose contracted dimension is brought to the last but one."""
+    reason = "contracted with a fixed tensor"
+    for plane in left + right:
+        others = right if any(plane is own for own in left) else left
+        outer = [dim for dim in varying(plane) if dim != plane.ndim - 2]
+        if outer:
+            coupling.tie_along(plane, plane.ndim - 2, reason)
+        if not others:
+            coupling.freeze(plane, reason)
+        for other in others:
+            coupling.couple(plane, other, reason)
+
+
+def _without(coupling: Coupling, plane: Tensor, dim: int) -> Tensor:
+    """Return what remains of ``plane`` when ``dim`` is summed over."""
+    if plane.shape[dim] > 1 and len(varying(plane)) > 1:
+        coupling.tie_along(plane, dim, "summed over")
+    return collapse(plane.narrow(dim, 0, 1))

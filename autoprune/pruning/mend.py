@@ -1,0 +1,75 @@
+"""Integer attributes that mirror a tensor's width, brought in line after a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+_Conv = nn.modules.conv._ConvNd
+_ConvTranspose = nn.modules.conv._ConvTransposeNd
+
+
+def mend(original: nn.Module, twin: nn.Module) -> None:
+    """Set the width attributes of ``twin`` to what its own, possibly smaller, tensors say.
+
+    Args:
+        original: The module before the cut.
+        twin: Its copy with cut tensors, changed in place.
+    """
+    for kinds, update in _UPDATES:
+        if isinstance(original, kinds):
+            update(original, twin)
+            return
+
+
+def _convolution(original: Any, twin: Any) -> None:  # noqa: ANN401 - conv classes share no type
+    rows, columns = twin.weight.shape[:2]
+    if isinstance(original, _ConvTranspose):
+        twin.in_channels, twin.out_channels = rows, columns * original.groups
+        return
+    if original.groups == original.in_channels and original.groups > 1:
+        twin.groups = rows * original.groups // original.out_channels
+    twin.out_channels, twin.in_channels = rows, columns * twin.groups
+
+
+def _linear(original: Any, twin: Any) -> None:  # noqa: ANN401
+    twin.out_features, twin.in_features = twin.weight.shape
+
+
+def _per_channel(original: Any, twin: Any) -> None:  # noqa: ANN401
+    tensor: Tensor | None = twin.weight if twin.weight is not None else twin.running_mean
+    if tensor is not None:
+        twin.num_features = len(tensor)
+
+
+def _layer_norm(original: Any, twin: Any) -> None:  # noqa: ANN401
+    if twin.weight is not None:
+        twin.normalized_shape = tuple(twin.weight.shape)
+
+
+def _group_norm(original: Any, twin: Any) -> None:  # noqa: ANN401
+    if twin.weight is not None:
+        if original.num_groups == original.num_channels:
+            twin.num_groups = len(twin.weight)
+        twin.num_channels = len(twin.weight)
+
+
+def _prelu(original: Any, twin: Any) -> None:  # noqa: ANN401
+    twin.num_parameters = len(twin.weight)
+
+
+def _embedding(original: Any, twin: Any) -> None:  # noqa: ANN401
+    twin.num_embeddings, twin.embedding_dim = twin.weight.shape
+
+
+_UPDATES: tuple[tuple[Any, Callable[[Any, Any], None]], ...] = (
+    (_Conv, _convolution),
+    (nn.Linear, _linear),
+    ((nn.modules.batchnorm._NormBase,), _per_channel),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    (nn.GroupNorm, _group_norm),
+    (nn.PReLU, _prelu),
+    (nn.Embedding, _embedding),
+)

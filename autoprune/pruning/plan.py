@@ -1,0 +1,77 @@
+"""What a candidate keeps: a small, replayable description of one pruned network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.errors import PruningError
+from autoprune.network.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningPlan:
+    """Which units of each group stay and which blocks go.
+
+    Attributes:
+        kept: Sorted unit numbers per group name; a group that is absent keeps all of them.
+        dropped: Names of the blocks that are replaced by the identity.
+    """
+
+    kept: dict[str, tuple[int, ...]]
+    dropped: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain lists and dicts."""
+        return {
+            "kept": {name: list(units) for name, units in self.kept.items()},
+            "dropped": list(self.dropped),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PruningPlan:
+        """Return the plan that :meth:`to_json` wrote.
+
+        Raises:
+            PruningError: ``data`` is not of that form.
+        """
+        kept, dropped = data.get("kept"), data.get("dropped", [])
+        well_formed = (
+            isinstance(kept, dict)
+            and isinstance(dropped, list)
+            and all(isinstance(name, str) for name in [*kept, *dropped])
+            and all(
+                isinstance(units, list) and all(type(unit) is int for unit in units)
+                for units in kept.values()
+            )
+        )
+        if not well_formed or not isinstance(kept, dict):
+            raise PruningError(
+                "a pruning plan is {'kept': {group: [unit, ...]}, 'dropped': [block, ...]}, "
+                f"got {str(data)[:200]}"
+            )
+        return cls({name: tuple(units) for name, units in kept.items()}, tuple(dropped))
+
+    def check(self, network: Network) -> None:
+        """Check the plan against a network.
+
+        Raises:
+            PruningError: It names groups, units or blocks that ``network`` does not have.
+        """
+        sizes = {group.name: group.size for group in network.groups}
+        blocks = {block.name for block in network.blocks}
+        faults = [f"group {name!r}" for name in self.kept if name not in sizes]
+        faults += [f"block {name!r}" for name in self.dropped if name not in blocks]
+        if faults:
+            raise PruningError(
+                f"the plan names {', '.join(faults)}, which this network does not have; "
+                "it was made for another architecture or another version of it"
+            )
+        for name, units in self.kept.items():
+            inside = all(0 <= unit < sizes[name] for unit in units)
+            if not units or not inside or list(units) != sorted(set(units)):
+                raise PruningError(
+                    f"the plan keeps units {list(units)[:8]} of group {name!r}; expected at least "
+                    f"one, sorted, distinct, below {sizes[name]}"
+                )
