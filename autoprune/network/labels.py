@@ -31,9 +31,8 @@ class AtomSpace:
         self._planes: dict[int, Planes] = {}
         self._keep_alive: list[Tensor] = []
         starts = [1]
-        named = [(name, tensor, True) for name, tensor in model.named_parameters()]
-        named += [(name, tensor, False) for name, tensor in model.named_buffers()]
-        for name, tensor, is_parameter in named:
+        named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+        for name, tensor in named:
             if not tensor.is_floating_point() or id(tensor) in self._planes:
                 continue
             planes = []
@@ -46,7 +45,7 @@ class AtomSpace:
                 starts.append(starts[-1] + size)
             self._planes[id(tensor)] = tuple(planes)
             self._keep_alive.append(tensor)
-            if is_parameter:
+            if isinstance(tensor, nn.Parameter):
                 self.parameters.add(name)
         self.starts: Int[np.ndarray, " ranges"] = np.array(starts[:-1], np.int64)
         self.size = starts[-1]
@@ -79,13 +78,14 @@ class Coupling:
         self._claimed: Bool[np.ndarray, " atoms"] = np.zeros(size, bool)
         self._splits: list[Int[np.ndarray, "..."]] = []
 
-    def couple(self, left: Tensor, right: Tensor, reason: str) -> None:
+    def couple(self, left: Tensor, right: Tensor, reason: str | None) -> None:
         """Tie the atoms of two planes position by position, with broadcasting.
 
         Args:
             left: A plane.
             right: A plane that broadcasts against it.
-            reason: Why a position would be frozen whose partner belongs to no parameter.
+            reason: Why a position would be frozen whose partner belongs to no parameter; ``None``
+                leaves it to the trial cut, since padding may follow the width at run time.
         """
         first, second = torch.broadcast_tensors(left, right)
         pairs = np.stack([first.reshape(-1).numpy(), second.reshape(-1).numpy()])
@@ -94,7 +94,9 @@ class Coupling:
         self._edges.append(np.stack(np.divmod(distinct, self.size)))
         self._claimed[pairs[:, real].ravel()] = True
         lonely = pairs[:, ~real].ravel()
-        if (lonely > 0).any():
+        if reason is None:
+            self._claimed[lonely] = True
+        elif (lonely > 0).any():
             self.freeze(torch.from_numpy(lonely), reason)
 
     def tie_along(self, plane: Tensor, dim: int, reason: str) -> None:

@@ -18,6 +18,12 @@ def same(call: Call) -> Planes:
     return call.planes_of(call.args[0])
 
 
+@rule("new_zeros", "new_ones", "new_empty", "new_full", "empty_like", "rand_like", "randn_like")
+def fresh(call: Call) -> Planes:
+    """A new tensor that takes nothing but its type from the operand."""
+    return ()
+
+
 @rule("permute", "transpose", "t", "unsqueeze")
 def reorder(call: Call) -> Planes:
     """Dimensions change places; a plane has them all, so the operator applies to it as it is."""
@@ -111,7 +117,7 @@ def cat(call: Call) -> Planes:
     tensors = [tensor for tensor in call.args[0] if tensor.numel() or tensor.ndim > 1]
     dim = normal_dim(call.arg(1, "dim", 0), call.outputs[0].ndim)
     across = [[p for p in call.planes_of(t) if p.shape[dim] == 1] for t in tensors]
-    shapes = [tuple(t.shape[:dim]) + (1,) + tuple(t.shape[dim + 1 :]) for t in tensors]
+    shapes = [(*t.shape[:dim], 1, *t.shape[dim + 1 :]) for t in tensors]
     kept = meet(call.coupling, shapes, across, "concatenated with a fixed tensor")
     along = [[p for p in call.planes_of(t) if p.shape[dim] > 1] for t in tensors]
     if not any(along):
@@ -169,7 +175,7 @@ def pick(call: Call) -> Planes:
     planes = call.planes_of(tensor)
     if call.name == "as_strided" and tuple(out.shape) == tuple(tensor.shape):
         return planes
-    moved = []
+    moved: list[Tensor] = []
     for plane in planes:
         full = plane.expand(tensor.shape)
         after = collapse_all([call.func(full, *call.args[1:], **call.kwargs)])

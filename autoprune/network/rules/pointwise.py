@@ -13,6 +13,10 @@ from autoprune.network.labels import Coupling, Planes, align, varying
 @rule("pointwise")
 def pointwise(call: Call) -> Planes:
     """Couple all tensor operands with broadcasting."""
+    return _elementwise(call)
+
+
+def _elementwise(call: Call) -> Planes:
     ndim = call.outputs[0].ndim
     operands = [(tensor, call.planes_of(tensor)) for tensor in call.tensors if tensor.ndim]
     shapes = [(1,) * (ndim - tensor.ndim) + tuple(tensor.shape) for tensor, _ in operands]
@@ -63,7 +67,7 @@ def _meet_one(
             coupling.freeze(partner, "shared by all rows of a wider tensor")
     elif sharing:
         for partner in sharing:
-            coupling.couple(plane, partner, reason)
+            coupling.couple(plane, partner, None)
     else:
         coupling.freeze(plane, reason)
 
@@ -82,4 +86,4 @@ def merge(planes: Sequence[Sequence[Tensor]]) -> Planes:
 @rule("_prelu_kernel")
 def prelu(call: Call) -> Planes:
     """The slope already has the input's rank; it is coupled like any other operand."""
-    return pointwise(call)
+    return _elementwise(call)

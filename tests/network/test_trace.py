@@ -1,0 +1,297 @@
+"""Groups, blocks and counts of traced networks, compared with independent implementations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from autoprune.errors import TraceError
+from autoprune.network.network import Network
+from autoprune.network.resnet import digits_resnet20
+from autoprune.network.trace import trace
+from autoprune.network.vision import build_torchvision
+from autoprune.pruning.plan import PruningPlan
+from autoprune.pruning.surgery import Surgeon
+from autoprune.pruning.verify import verified
+
+#: One small member of every CNN family of torchvision's classifiers, and its input size.
+FAMILIES = {
+    "alexnet": 224,
+    "vgg11": 64,
+    "vgg11_bn": 64,
+    "resnet18": 64,
+    "resnet50": 64,
+    "resnext50_32x4d": 64,
+    "wide_resnet50_2": 64,
+    "densenet121": 64,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "squeezenet1_0": 64,
+    "squeezenet1_1": 64,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "mobilenet_v3_large": 64,
+    "mnasnet0_5": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_v2_s": 64,
+    "regnet_x_400mf": 64,
+    "regnet_y_400mf": 64,
+    "shufflenet_v2_x0_5": 64,
+    "shufflenet_v2_x1_0": 64,
+    "convnext_tiny": 64,
+}
+#: The operators of fvcore that multiply and accumulate; its other counts are estimates.
+MAC_OPERATORS = {"conv", "linear", "addmm", "mm", "bmm", "matmul", "einsum"}
+
+
+def _fvcore_macs(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    analysis = FlopCountAnalysis(model, inputs)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counts = analysis.by_operator()
+    return int(sum(count for name, count in counts.items() if name in MAC_OPERATORS))
+
+
+def _random_candidate(
+    network: Network, rng: np.random.Generator
+) -> tuple[PruningPlan, np.ndarray, np.ndarray]:
+    widths = np.array([[rng.integers(1, group.size + 1) for group in network.groups]])
+    keep = rng.random((1, len(network.blocks))) < 0.7
+    kept = {
+        group.name: tuple(sorted(rng.choice(group.size, width, replace=False).tolist()))
+        for group, width in zip(network.groups, widths[0], strict=True)
+    }
+    dropped = tuple(b.name for b, stays in zip(network.blocks, keep[0], strict=True) if not stays)
+    return PruningPlan(kept, dropped), widths.astype(np.int64), keep
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_torchvision_family_is_traced_cut_and_counted(name: str) -> None:
+    torch.manual_seed(0)
+    size = FAMILIES[name]
+    model = build_torchvision(name)
+    inputs = (torch.randn(1, 3, size, size),)
+    traced = trace(model, inputs)
+    network = verified(traced)
+
+    assert not network.unsupported
+    assert network.frozen == traced.frozen, "verification found a group that tracing got wrong"
+    assert set(network.frozen.values()) <= {
+        "reads a fixed tensor",
+        "network output",
+        "a single unit",
+    }
+    assert len(network.groups) >= 7
+    assert network.ops.macs()[0] == _fvcore_macs(model.eval(), inputs)
+
+    surgeon, rng = Surgeon(network), np.random.default_rng(0)
+    for _ in range(2):
+        plan, widths, keep = _random_candidate(network, rng)
+        pruned = surgeon.cut(plan).eval()
+        assert network.ops.macs(widths, keep)[0] == _fvcore_macs(pruned, inputs)
+        assert network.ops.params(widths, keep)[0] == sum(p.numel() for p in pruned.parameters())
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "mobilenet_v2", "resnet50"])
+def test_groups_equal_torch_prunings(name: str) -> None:
+    model = build_torchvision(name).eval()
+    inputs = (torch.randn(1, 3, 64, 64),)
+    network = trace(model, inputs)
+    graph = torch_pruning.DependencyGraph().build_dependency(model, inputs[0])
+    paths = {module: path for path, module in model.named_modules()}
+    for group in network.groups:
+        layer = model.get_submodule(group.name)
+        cut = torch_pruning.prune_conv_out_channels
+        if isinstance(layer, nn.Linear):
+            cut = torch_pruning.prune_linear_out_channels
+        theirs = set()
+        for item in graph.get_pruning_group(layer, cut, idxs=[0]):
+            target = item.dep.target.module
+            if isinstance(target, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
+                entering = "in_channels" in item.dep.handler.__name__
+                norm = isinstance(target, nn.BatchNorm2d)
+                depthwise = isinstance(target, nn.Conv2d) and target.groups > 1
+                theirs.add((paths[target], 1 if entering and not (norm or depthwise) else 0))
+        ours = {
+            (member.path.removesuffix(".weight"), member.dim)
+            for member in group.members
+            if member.path.endswith(".weight")
+        }
+        assert ours == theirs, group.name
+
+
+class _Padded(nn.Module):
+    """A ResNet stage change that pads the channel dimension by a fixed amount on both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.wide = nn.Conv2d(4, 8, 3, 2, padding=1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        return self.head(F.relu(self.wide(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))))
+
+
+def test_a_shortcut_that_pads_by_a_constant_shifts_no_channels() -> None:
+    """Only the unpadded middle can be cut: anything else would move channels of the shortcut."""
+    network = verified(trace(_Padded(), (torch.randn(1, 3, 8, 8),)))
+    (stream,) = network.groups
+    places = {(m.path, m.dim): m.indices.ravel().tolist() for m in stream.members}
+    assert places["stem.weight", 0] == [0, 1, 2, 3]
+    assert places["wide.weight", 0] == places["head.weight", 1] == [2, 3, 4, 5]
+    assert "does not run when cut" in network.frozen["wide"]
+
+
+def test_a_shortcut_whose_padding_follows_the_width_can_be_cut_everywhere() -> None:
+    network = verified(trace(digits_resnet20(), (torch.randn(2, 1, 32, 32),)))
+    places = {
+        group.name: {(m.path, m.dim): m.indices.ravel().tolist() for m in group.members}
+        for group in network.groups
+    }
+    assert places["conv1"]["conv1.weight", 0] == list(range(16))
+    assert places["conv1"]["layer2.0.conv2.weight", 0] == list(range(16))
+    assert places["layer2.0.conv2"]["layer2.0.conv2.weight", 0] == list(range(16, 32))
+    assert places["layer3.0.conv2"]["fc.weight", 1] == list(range(32, 64))
+    assert len(network.groups) == 12
+    assert len(network.blocks) == 7
+
+
+class _Attention(nn.Module):
+    """Self-attention over a fused projection, written with plain tensor operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(24)
+        self.qkv = nn.Linear(24, 72)
+        self.out = nn.Linear(24, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, -1, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = (q @ k.transpose(-2, -1) / 6**0.5).softmax(-1)
+        return x + self.out((weights @ v).transpose(1, 2).reshape(n, t, -1))
+
+
+def test_attention_heads_are_units_without_a_hint() -> None:
+    model = nn.Sequential(nn.Linear(5, 24), _Attention(), nn.Linear(24, 3))
+    network = verified(trace(model, (torch.randn(2, 7, 5),)))
+    heads = next(group for group in network.groups if group.name == "1.qkv")
+    per_unit = {(m.path, m.dim): m.per_unit for m in heads.members}
+    assert heads.size == 4
+    assert per_unit["1.qkv.weight", 0] == 18
+    assert per_unit["1.out.weight", 1] == 6
+    assert [block.name for block in network.blocks] == ["1"]
+
+
+class _Shuffle(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(3, 8, 3)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat([self.first(x), self.second(x)], 1)
+        n, c, h, w = y.shape
+        y = y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        left, _ = y.chunk(2, 1)
+        return self.last(left)
+
+
+def test_channel_shuffle_and_chunk_keep_the_halves_aligned() -> None:
+    network = verified(trace(_Shuffle(), (torch.randn(1, 3, 9, 9),)))
+    (group,) = network.groups
+    members = {(m.path, m.dim): m.indices.tolist() for m in group.members}
+    assert group.size == 4
+    assert members["first.weight", 0] == members["second.weight", 0]
+    assert members["first.weight", 0] == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+class _FillsUp(nn.Module):
+    """Pads with zeros up to a fixed width at run time: a cut would move later channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        y = torch.cat([y, y.new_zeros(len(y), 8 - y.shape[1], *y.shape[2:])], 1)
+        return self.b(y)
+
+
+class _Sorts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.b(torch.sort(self.a(x), dim=1).values)
+        return self.head(F.relu(y).mean((2, 3)))
+
+
+def test_what_cutting_breaks_is_frozen_with_its_reason() -> None:
+    network = verified(trace(_FillsUp(), (torch.randn(1, 3, 5, 5),)))
+    assert network.groups == ()
+    assert "does not run when cut" in network.frozen["a"]
+    assert len(network.ops.group_sizes) == 0
+    assert network.ops.params()[0] == sum(p.numel() for p in network.model.parameters())
+
+
+def test_an_operator_without_a_rule_freezes_what_it_touches_and_is_listed() -> None:
+    network = verified(trace(_Sorts(), (torch.randn(1, 3, 5, 5),)))
+    assert dict(network.unsupported) == {"aten.sort": 1}
+    assert network.frozen["a"] == "operator aten.sort has no rule"
+    assert [group.name for group in network.groups] == ["b"]
+
+
+class _Twice(nn.Module):
+    """A shared module that is called twice, and one that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 1)
+        self.shared = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Conv2d(6, 2, 1)
+        self.auxiliary = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.shared(F.relu(self.shared(self.stem(x)))))
+
+
+def test_shared_modules_are_coupled_and_unused_ones_listed() -> None:
+    model = _Twice()
+    network = verified(trace(model, (torch.randn(1, 3, 5, 5),)))
+    assert network.unused == ("auxiliary",)
+    (group,) = network.groups
+    assert {(m.path, m.dim) for m in group.members} == {
+        ("stem.weight", 0),
+        ("stem.bias", 0),
+        ("shared.weight", 0),
+        ("shared.weight", 1),
+        ("shared.bias", 0),
+        ("head.weight", 1),
+    }
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = build_torchvision("mobilenet_v2").train()
+    model.features[0].eval()
+    flags = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trace(model, (torch.randn(2, 3, 64, 64),))
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_model_that_does_not_run_says_so() -> None:
+    with pytest.raises(TraceError, match=r"Linear does not run on inputs of shapes \[\(1, 4\)\]"):
+        trace(nn.Linear(3, 2), (torch.zeros(1, 4),))
