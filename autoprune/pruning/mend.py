@@ -11,20 +11,17 @@ _Conv = nn.modules.conv._ConvNd
 _ConvTranspose = nn.modules.conv._ConvTransposeNd
 
 
-def mend(original: nn.Module, twin: nn.Module) -> None:
-    """Set the width attributes of ``twin`` to what its own, possibly smaller, tensors say.
-
-    Args:
-        original: The module before the cut.
-        twin: Its copy with cut tensors, changed in place.
-    """
-    for kinds, update in _UPDATES:
-        if isinstance(original, kinds):
-            update(original, twin)
-            return
+#: Sets the width attributes of the second module, the first one's copy with cut tensors, to what
+#: those tensors say.
+Mender = Callable[[Any, Any], None]
 
 
-def _convolution(original: Any, twin: Any) -> None:  # noqa: ANN401 - conv classes share no type
+def mender(module: nn.Module) -> Mender | None:
+    """Return how copies of ``module`` are mended, ``None`` where no attribute mirrors a width."""
+    return next((mend for kinds, mend in _MENDERS if isinstance(module, kinds)), None)
+
+
+def _convolution(original: Any, twin: Any) -> None:
     rows, columns = twin.weight.shape[:2]
     if isinstance(original, _ConvTranspose):
         twin.in_channels, twin.out_channels = rows, columns * original.groups
@@ -34,40 +31,40 @@ def _convolution(original: Any, twin: Any) -> None:  # noqa: ANN401 - conv class
     twin.out_channels, twin.in_channels = rows, columns * twin.groups
 
 
-def _linear(original: Any, twin: Any) -> None:  # noqa: ANN401
+def _linear(original: Any, twin: Any) -> None:
     twin.out_features, twin.in_features = twin.weight.shape
 
 
-def _per_channel(original: Any, twin: Any) -> None:  # noqa: ANN401
+def _per_channel(original: Any, twin: Any) -> None:
     tensor: Tensor | None = twin.weight if twin.weight is not None else twin.running_mean
     if tensor is not None:
         twin.num_features = len(tensor)
 
 
-def _layer_norm(original: Any, twin: Any) -> None:  # noqa: ANN401
+def _layer_norm(original: Any, twin: Any) -> None:
     if twin.weight is not None:
         twin.normalized_shape = tuple(twin.weight.shape)
 
 
-def _group_norm(original: Any, twin: Any) -> None:  # noqa: ANN401
+def _group_norm(original: Any, twin: Any) -> None:
     if twin.weight is not None:
         if original.num_groups == original.num_channels:
             twin.num_groups = len(twin.weight)
         twin.num_channels = len(twin.weight)
 
 
-def _prelu(original: Any, twin: Any) -> None:  # noqa: ANN401
+def _prelu(original: Any, twin: Any) -> None:
     twin.num_parameters = len(twin.weight)
 
 
-def _embedding(original: Any, twin: Any) -> None:  # noqa: ANN401
+def _embedding(original: Any, twin: Any) -> None:
     twin.num_embeddings, twin.embedding_dim = twin.weight.shape
 
 
-_UPDATES: tuple[tuple[Any, Callable[[Any, Any], None]], ...] = (
+_MENDERS: tuple[tuple[Any, Mender], ...] = (
     (_Conv, _convolution),
     (nn.Linear, _linear),
-    ((nn.modules.batchnorm._NormBase,), _per_channel),
+    (nn.modules.batchnorm._NormBase, _per_channel),
     ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
     (nn.GroupNorm, _group_norm),
     (nn.PReLU, _prelu),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +15,17 @@ from torch import Tensor, nn
 from autoprune.network.groups import ParamSlice, kept_positions
 from autoprune.network.network import Network
 from autoprune.network.trace import trace
-from autoprune.pruning.mend import mend
+from autoprune.pruning.mend import Mender, mender
 from autoprune.pruning.plan import PruningPlan
 
-#: Attribute values that can be shared between the original and its copy.
+#: Types of attribute values that never change.
 _IMMUTABLE = (int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device)
 
 
 class Surgeon:
     """Cuts candidates out of one network; what does not depend on the plan is done once.
+
+    Attributes of modules are taken as they are when the surgeon is made, tensors when it cuts.
 
     Example:
         >>> from autoprune.network.trace import trace
@@ -35,13 +38,27 @@ class Surgeon:
     def __init__(self, network: Network) -> None:
         """Index the places that each group cuts."""
         self.network = network
-        self._slices: dict[str, list[tuple[str, ParamSlice]]] = {}
+        model = network.model
+        named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+        slices: dict[tuple[str, int], list[tuple[str, ParamSlice]]] = {}
         for group in network.groups:
             for member in group.members:
-                self._slices.setdefault(member.path, []).append((group.name, member))
-        model = network.model
-        named = [*model.named_parameters(), *model.named_buffers()]
-        self._tensors = {name: tensor for name, tensor in named}
+                slices.setdefault((member.path, member.dim), []).append((group.name, member))
+        self._patterns: list[tuple[int, list[tuple[str, ParamSlice]]]] = []
+        self._cuts: list[tuple[Tensor, bool, list[tuple[int, int]]]] = []
+        known: dict[tuple[object, ...], int] = {}
+        for name, tensor in named:
+            dims = []
+            for dim, size in enumerate(tensor.shape):
+                members = slices.get((name, dim))
+                if members:
+                    key = (size, *((group, m.indices.tobytes()) for group, m in members))
+                    if key not in known:
+                        known[key] = len(self._patterns)
+                        self._patterns.append((size, members))
+                    dims.append((dim, known[key]))
+            self._cuts.append((tensor, isinstance(tensor, nn.Parameter), dims))
+        self._templates: dict[int, _Template] = {}
 
     def cut(self, plan: PruningPlan) -> nn.Module:
         """Return the pruned network; it shares nothing writable with the original.
@@ -50,7 +67,7 @@ class Surgeon:
             PruningError: The plan does not fit the network.
         """
         plan.check(self.network)
-        return self._copy(plan, _index_select)
+        return self._copy(plan, zero=False)
 
     def mask(self, plan: PruningPlan) -> nn.Module:
         """Return the network at full size with the parameters of everything cut set to zero.
@@ -59,48 +76,98 @@ class Surgeon:
             PruningError: The plan does not fit the network.
         """
         plan.check(self.network)
-        return self._copy(PruningPlan(plan.kept), _zero_outside)
+        return self._copy(PruningPlan(plan.kept), zero=True)
 
-    def _copy(
-        self, plan: PruningPlan, reduce: Callable[[Tensor, int, Tensor], Tensor]
-    ) -> nn.Module:
-        memo: dict[int, Any] = {}
-        dropped = {id(self.network.model.get_submodule(name)) for name in plan.dropped}
-        for number in dropped:
-            memo[number] = nn.Identity()
+    def _copy(self, plan: PruningPlan, *, zero: bool) -> nn.Module:
+        memo: dict[int, Any] = {
+            id(self.network.model.get_submodule(name)): nn.Identity() for name in plan.dropped
+        }
         kept = {name: np.asarray(units, np.int64) for name, units in plan.kept.items()}
-        positions: dict[tuple[int, bytes], Tensor] = {}
-        for name, tensor in self._tensors.items():
-            memo[id(tensor)] = self._sliced(name, tensor, kept, positions, reduce)
-        return _clone(self.network.model, memo)
+        stays = [self._positions(number, kept) for number in range(len(self._patterns))]
+        for tensor, is_parameter, dims in self._cuts:
+            result = tensor.detach()
+            touched = False
+            for dim, pattern in dims:
+                index = stays[pattern]
+                if index is not None and (is_parameter or not zero):
+                    index = index.to(tensor.device)
+                    result = (_zero_outside if zero else _select)(result, dim, index)
+                    touched = True
+            if not touched:
+                result = result.clone()
+            if is_parameter:
+                result = nn.Parameter(result, requires_grad=tensor.requires_grad)
+            memo[id(tensor)] = result
+        return self._clone(self.network.model, memo)
 
-    def _sliced(
-        self,
-        name: str,
-        tensor: Tensor,
-        kept: dict[str, np.ndarray[Any, Any]],
-        positions: dict[tuple[int, bytes], Tensor],
-        reduce: Callable[[Tensor, int, Tensor], Tensor],
-    ) -> Tensor:
-        """Return a tensor of its own with the positions that stay."""
-        by_dim: dict[int, list[tuple[ParamSlice, np.ndarray[Any, Any]]]] = {}
-        for group, member in self._slices.get(name, ()):
-            if group in kept:
-                by_dim.setdefault(member.dim, []).append((member, kept[group]))
-        is_parameter = isinstance(tensor, nn.Parameter)
-        result = tensor.detach()
-        if by_dim and (is_parameter or reduce is not _zero_outside):
-            for dim, slices in by_dim.items():
-                index = kept_positions(tensor.shape[dim], slices)
-                key = (tensor.shape[dim], index.tobytes())
-                if key not in positions:
-                    positions[key] = torch.from_numpy(index).to(tensor.device)
-                result = reduce(result, dim, positions[key])
-        else:
-            result = result.clone()
-        if is_parameter:
-            return nn.Parameter(result, requires_grad=tensor.requires_grad)
-        return result
+    def _positions(self, pattern: int, kept: dict[str, np.ndarray[Any, Any]]) -> Tensor | None:
+        """Return which positions of a cut dimension stay, ``None`` for all."""
+        size, members = self._patterns[pattern]
+        cut = [(member, kept[group]) for group, member in members if group in kept]
+        return torch.from_numpy(kept_positions(size, cut)) if cut else None
+
+    def _clone(self, module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+        """Return a copy of a module tree whose tensors and dropped modules come from ``memo``.
+
+        Does what ``copy.deepcopy`` does, ten times faster where a module has nothing but numbers,
+        tensors and submodules.
+        """
+        known: nn.Module | None = memo.get(id(module))
+        if known is not None:
+            return known
+        if hasattr(type(module), "__deepcopy__"):
+            return copy.deepcopy(module, memo)
+        template = self._templates.get(id(module))
+        if template is None:
+            template = self._templates[id(module)] = _Template.of(module)
+        twin = memo[id(module)] = type(module).__new__(type(module))
+        attributes = twin.__dict__
+        attributes.update(template.fixed)
+        for name, factory in template.empty:
+            attributes[name] = factory()
+        for name in ("_parameters", "_buffers"):
+            tensors = module.__dict__[name]
+            attributes[name] = {k: None if v is None else memo[id(v)] for k, v in tensors.items()}
+        attributes["_modules"] = {
+            name: None if child is None else self._clone(child, memo)
+            for name, child in module._modules.items()
+        }
+        for name, value in template.other:
+            attributes[name] = copy.deepcopy(value, memo)
+        if template.mend is not None:
+            template.mend(module, twin)
+        return twin
+
+
+@dataclasses.dataclass(frozen=True)
+class _Template:
+    """What a copy of one module takes over as it is, makes anew, or copies in depth."""
+
+    fixed: dict[str, Any]
+    empty: tuple[tuple[str, Callable[[], Any]], ...]
+    other: tuple[tuple[str, Any], ...]
+    mend: Mender | None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Template:
+        fixed, empty, other = {}, [], []
+        for name, value in module.__dict__.items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            if _immutable(value):
+                fixed[name] = value
+            elif type(value) in (dict, OrderedDict, set, list) and not value:
+                empty.append((name, type(value)))
+            else:
+                other.append((name, value))
+        return cls(fixed, tuple(empty), tuple(other), mender(module))
+
+
+def _immutable(value: object) -> bool:
+    """Return whether a value can be shared between the original and its copy."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(_immutable, value))
+    return isinstance(value, _IMMUTABLE)
 
 
 def prune(network: Network, plan: PruningPlan) -> nn.Module:
@@ -127,41 +194,10 @@ def replay(model: nn.Module, inputs: tuple[Any, ...], plan: PruningPlan) -> nn.M
     return prune(trace(model, inputs), plan)
 
 
-def _index_select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.index_select(dim, index)
 
 
 def _zero_outside(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     result = torch.zeros_like(tensor)
     return result.index_copy_(dim, index, tensor.index_select(dim, index))
-
-
-def _clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return a copy of a module tree whose tensors and dropped modules come from ``memo``.
-
-    Does what ``copy.deepcopy`` does, ten times faster where a module has nothing but numbers,
-    tensors and submodules.
-    """
-    if id(module) in memo:
-        known: nn.Module = memo[id(module)]
-        return known
-    if "__deepcopy__" in dir(type(module)):
-        return copy.deepcopy(module, memo)
-    twin = type(module).__new__(type(module))
-    memo[id(module)] = twin
-    for name, value in module.__dict__.items():
-        twin.__dict__[name] = _clone_attribute(name, value, memo)
-    mend(module, twin)
-    return twin
-
-
-def _clone_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
-    if isinstance(value, _IMMUTABLE):
-        return value
-    if name == "_modules":
-        return {k: None if v is None else _clone(v, memo) for k, v in value.items()}
-    if name in ("_parameters", "_buffers"):
-        return {k: None if v is None else memo[id(v)] for k, v in value.items()}
-    if isinstance(value, dict) and not value:
-        return OrderedDict() if isinstance(value, OrderedDict) else type(value)()
-    return copy.deepcopy(value, memo)
