@@ -45,7 +45,7 @@ class Call:
         """Every tensor that was returned, in order."""
         return list(tensors_in(self.out))
 
-    def arg(self, index: int, name: str, default: Any = None) -> Any:  # noqa: ANN401 - ATen's own
+    def arg(self, index: int, name: str, default: Any = None) -> Any:
         """Return an argument given by position or by name."""
         return self.args[index] if len(self.args) > index else self.kwargs.get(name, default)
 
@@ -93,7 +93,7 @@ def normal_dim(dim: int, ndim: int) -> int:
     return dim % ndim if ndim else 0
 
 
-def base_name(func: Any) -> str:  # noqa: ANN401 - torch's overload type is private
+def base_name(func: Any) -> str:
     """Return ``"relu"`` for ``aten.relu_.default``."""
     name: str = func.overloadpacket.__name__
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
@@ -103,6 +103,6 @@ def base_name(func: Any) -> str:  # noqa: ANN401 - torch's overload type is priv
 _UNTAGGED = frozenset({"hardswish", "hardtanh", "copy", "fill", "dropout", "native_dropout"})
 
 
-def is_pointwise(func: Any) -> bool:  # noqa: ANN401 - torch's overload type is private
+def is_pointwise(func: Any) -> bool:
     """Return whether the operator is elementwise, as PyTorch itself tags it."""
     return torch.Tag.pointwise in func.tags or base_name(func) in _UNTAGGED

@@ -58,7 +58,7 @@ class Op:
 
     Attributes:
         kind: One of :data:`KINDS`.
-        name: ATen operator, e.g. ``"aten.convolution"``, or a layer list's own word (``"maxpool"``).
+        name: ATen operator such as ``"aten.convolution"``, or a layer list's own word.
         path: Module path in which it ran, ``""`` for the root.
         inputs: Indices of the ops whose outputs it reads, network inputs left out.
         cin: Input channels (for ``linear``/``matmul`` the contracted features over all ``groups``).
@@ -229,7 +229,9 @@ class OpTable:
         ops = [op for op in self.ops if op.kind in ("conv", "linear", "matmul")]
         groups = len(self.group_sizes)
         positions = [
-            op.batch * math.prod(op.kernel) * math.prod(op.in_size if op.transposed else op.out_size)
+            op.batch
+            * math.prod(op.kernel)
+            * math.prod(op.in_size if op.transposed else op.out_size)
             for op in ops
         ]
         return (

@@ -126,11 +126,11 @@ def record(
     if kind in ("linear", "matmul"):
         return _product(call, kind, name, path, inputs, batch)
     source, out = call.tensors[0], call.outputs[0]
-    cin, in_size, batch_in = _channels(source, call.planes_of(source), batch)
+    cin, in_size, _ = _channels(source, call.planes_of(source), batch)
     cout, out_size, batch_out = _channels(out, out_planes, batch)
     kernel, stride = _window(call) if kind == "pool" else ((1, 1), (1, 1))
     if kind in ("norm", "pointwise"):
-        cin, in_size, batch_in = cout, out_size, batch_out
+        cin, in_size = cout, out_size
     return Record(
         kind, name, path, inputs, cin, cout, Width(1), kernel, stride, in_size, out_size, batch_out
     )
@@ -198,9 +198,7 @@ def _vector(planes: Planes, size: int, dim: int = 1) -> Width:
     return Width(size)
 
 
-def _channels(
-    tensor: Tensor, planes: Planes, batch: int
-) -> tuple[Width, tuple[int, int], int]:
+def _channels(tensor: Tensor, planes: Planes, batch: int) -> tuple[Width, tuple[int, int], int]:
     """Return the channel width of an activation, its positions and its images."""
     images = batch if tensor.ndim and tensor.shape[0] == batch else 1
     numel = tensor.numel() // max(images, 1)
@@ -224,7 +222,9 @@ def _window(call: Call) -> tuple[tuple[int, int], tuple[int, int]]:
         kernel = call.args[1]
         return _pair(kernel), _pair(call.arg(2, "stride") or kernel)
     if source.ndim == 4 and out.ndim == 4:
-        ratio = tuple(max(a // max(b, 1), 1) for a, b in zip(source.shape[2:], out.shape[2:], strict=True))
+        ratio = tuple(
+            max(a // max(b, 1), 1) for a, b in zip(source.shape[2:], out.shape[2:], strict=True)
+        )
         return _pair(ratio), _pair(ratio)
     whole = _pair(source.shape[2:]) if source.ndim == 4 else (1, 1)
     return whole, (1, 1)
@@ -234,7 +234,11 @@ def _pair(values: Sequence[int] | torch.Size) -> tuple[int, int]:
     """Return height and width; one dimension gets height 1, three fold the first two."""
     numbers = [int(value) for value in values]
     if len(numbers) == 1:
-        numbers = numbers * 2 if isinstance(values, list) and not isinstance(values, torch.Size) else [1, *numbers]
+        numbers = (
+            numbers * 2
+            if isinstance(values, list) and not isinstance(values, torch.Size)
+            else [1, *numbers]
+        )
     if not numbers:
         return (1, 1)
     return math.prod(numbers[:-1]), numbers[-1]

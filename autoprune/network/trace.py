@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -47,7 +47,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Network:
         try:
             with tracer:
                 output = model(*cloned)
-        except Exception as error:  # noqa: BLE001 - any model can raise anything
+        except Exception as error:
             shapes = [tuple(t.shape) for t in tensors_in(inputs)]
             raise TraceError(
                 f"{type(model).__name__} does not run on inputs of shapes {shapes}: "
@@ -99,7 +99,7 @@ class _Tracer(TorchDispatchMode):
     """Applies the rules to every operator that runs and notes what it costs."""
 
     def __init__(self, atoms: AtomSpace, batch: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
         self.atoms = atoms
         self.batch = batch
         self.coupling = Coupling(atoms.size)
@@ -120,11 +120,11 @@ class _Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401 - torch's overload type is private
-        types: Any,  # noqa: ANN401
+        func: Any,
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         call = Call(base_name(func), func, args, kwargs, out, self.coupling, self.planes_of)
@@ -173,7 +173,7 @@ class _Tracer(TorchDispatchMode):
         result = RULES[name](call)
         if isinstance(result, list):
             return result
-        return [result, *none[1:]]
+        return [cast("Planes", result), *none[1:]]
 
     def _note_residual(self, call: Call) -> None:
         operands = {id(tensor) for tensor in call.tensors}
@@ -195,7 +195,7 @@ class _Tracer(TorchDispatchMode):
                 handle.remove()
 
     def _enter(self, path: str) -> Callable[[nn.Module, Any], None]:
-        def enter(module: nn.Module, inputs: Any) -> None:  # noqa: ANN401 - any forward
+        def enter(module: nn.Module, inputs: Any) -> None:
             tensors = list(tensors_in(inputs))
             planes = self.planes_of(tensors[0]) if tensors else ()
             shape = tuple(tensors[0].shape) if tensors else ()
@@ -205,7 +205,7 @@ class _Tracer(TorchDispatchMode):
 
         return enter
 
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         frame = self._frames.pop()
         computes = any(
             entry.kind in ("conv", "linear", "matmul") for entry in self.records[frame.first_op :]
@@ -250,7 +250,7 @@ class _Units:
         self,
         tracer: _Tracer,
         component: Int[np.ndarray, " atoms"],
-        claimed: np.ndarray[Any, Any],
+        claimed: Bool[np.ndarray, " atoms"],
     ) -> None:
         self._tracer = tracer
         self._component = component
@@ -260,9 +260,7 @@ class _Units:
         self._numbers, starts = np.unique(component[self._atoms], return_index=True)
         self._members = np.split(self._atoms, starts[1:])
 
-    def groups(
-        self, reasons: dict[int, str]
-    ) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
+    def groups(self, reasons: dict[int, str]) -> tuple[tuple[ChannelGroup, ...], dict[str, str]]:
         """Return the groups that can be cut and, by name, why the others cannot."""
         atoms = self._tracer.atoms
         by_signature: dict[tuple[str, bytes], list[int]] = {}
@@ -294,13 +292,12 @@ class _Units:
         ranges, _ = atoms.locate(self._members[indices[0]])
         positions = np.stack([atoms.locate(self._members[i])[1] for i in indices])
         return tuple(
-            ParamSlice(*atoms.ranges[number], positions[:, ranges == number])
+            ParamSlice(path, dim, positions[:, ranges == number])
             for number in np.unique(ranges)
+            for path, dim in [atoms.ranges[number]]
         )
 
-    def group_of_component(
-        self, groups: Sequence[ChannelGroup]
-    ) -> Int[np.ndarray, " components"]:
+    def group_of_component(self, groups: Sequence[ChannelGroup]) -> Int[np.ndarray, " components"]:
         """Return the group index of every component, -1 for none."""
         result = np.full(int(self._component.max(initial=0)) + 1, -1, np.int64)
         atoms = self._tracer.atoms
@@ -359,9 +356,7 @@ def _blocks(
         for entry in tracer.residuals
         if tracer.calls[entry.path] == 1 and _same_units(entry, component)
     ]
-    inner = [
-        path for path in paths if not any(other.startswith(f"{path}.") for other in paths)
-    ]
+    inner = [path for path in paths if not any(other.startswith(f"{path}.") for other in paths)]
     return tuple(
         Block(
             path,

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from autoprune.errors import TaskError, UnknownNameError
+from autoprune.tasks.classification import ClassificationTask
+from autoprune.tasks.load import load_task
+from autoprune.tasks.registry import TASKS
+
+FACTORY = """
+from autoprune.tasks.digits import digits
+
+def small(batch=2):
+    return digits(batch=batch)
+
+def nothing():
+    return None
+
+def fails():
+    raise KeyError("labels.csv")
+"""
+
+
+@pytest.fixture
+def factory(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(FACTORY)
+    return path
+
+
+def test_the_registry_knows_the_shipped_tasks():
+    assert {"cifar10", "digits", "image-folder"} <= set(TASKS.names())
+
+
+def test_registered_tasks_take_their_defaults_unless_told():
+    task = load_task("digits")
+    assert (task.name, task.batch, task.search_samples) == ("digits", 64, 2048)
+    assert load_task("digits", batch=5, search_samples=10).batch == 5
+    assert load_task("digits", options={"batch": "7"}).batch == 7
+
+
+def test_what_follows_the_name_may_hold_colons(tmp_path):
+    with pytest.raises(TaskError, match=re.escape(str(tmp_path / "a:b"))):
+        load_task(f"cifar10:{tmp_path / 'a:b'}")
+
+
+def test_wrong_options_are_listed_together():
+    with pytest.raises(TaskError) as error:
+        load_task("digits", batch=0, options={"colour": 1})
+    assert "batch = 0" in str(error.value)
+    assert "colour = 1" in str(error.value)
+
+
+def test_wrong_lengths_of_a_normalisation_are_refused(tmp_path):
+    with pytest.raises(TaskError, match=r"mean.*\[0.5\]"):
+        load_task(f"cifar10:{tmp_path}", options={"mean": [0.5]})
+
+
+@pytest.mark.parametrize("spec", ["digit", "image_folder:data", "no_such_package.tasks:make"])
+def test_unknown_names_offer_the_nearest(spec):
+    with pytest.raises(UnknownNameError, match="digits, image-folder"):
+        load_task(spec)
+
+
+def test_near_name_is_offered():
+    with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
+        load_task("digit")
+
+
+def test_a_function_in_a_file_makes_a_task(factory):
+    assert isinstance(load_task(f"{factory}:small"), ClassificationTask)
+    assert load_task(f"{factory}:small").batch == 2
+    assert load_task(f"{factory}:small(3)").batch == 3
+    assert load_task(f"{factory}:small", batch=4).batch == 4
+
+
+def test_a_function_of_a_package_makes_a_task():
+    assert load_task("autoprune.tasks.digits:digits").name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "returned a NoneType; expected autoprune.tasks.base.Task"),
+        ("fails", "failed: KeyError: 'labels.csv'"),
+        ("smal", "did you mean 'small'"),
+        ("small(page=3)", "unexpected keyword argument 'page'"),
+    ],
+)
+def test_what_goes_wrong_in_a_factory_is_a_task_error(factory, name, message):
+    with pytest.raises(TaskError, match=message):
+        load_task(f"{factory}:{name}")
+
+
+def test_options_a_factory_does_not_take_are_refused(factory):
+    with pytest.raises(TaskError, match="unexpected keyword argument 'batch'"):
+        load_task(f"{factory}:nothing", batch=3)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(TaskError, match=r"cannot read the Python file .*gone\.py"):
+        load_task(f"{tmp_path / 'gone.py'}:make")
+
+
+def test_listing_the_tasks_loads_no_optional_package():
+    code = (
+        "import sys; from autoprune.tasks.registry import TASKS; TASKS.names();"
+        "print([name for name in ('PIL', 'timm', 'torchvision', 'sklearn', 'ray')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
