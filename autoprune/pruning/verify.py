@@ -44,7 +44,7 @@ def verified(network: Network, *, seed: int = 0) -> Network:
     def equal(groups: Sequence[ChannelGroup]) -> str:
         return trial.equals_masked(PruningPlan({g.name: kept[g.name] for g in groups}))
 
-    good, bad = _sieve([], plain, equal)
+    good, bad = _sieve((), plain, equal)
 
     def finite(groups: Sequence[ChannelGroup]) -> str:
         return trial.runs(PruningPlan({g.name: kept[g.name] for g in groups}))
@@ -54,7 +54,7 @@ def verified(network: Network, *, seed: int = 0) -> Network:
     def droppable(blocks: Sequence[Block]) -> str:
         return trial.runs(PruningPlan({}, tuple(block.name for block in blocks)))
 
-    _, stuck = _sieve([], list(network.blocks), droppable)
+    _, stuck = _sieve((), network.blocks, droppable)
     return _without(network, bad | worse, stuck)
 
 
@@ -64,7 +64,7 @@ def _half(group: ChannelGroup, generator: np.random.Generator) -> tuple[int, ...
 
 
 def _sieve(
-    accepted: list[Item], items: list[Item], fault: Callable[[Sequence[Item]], str]
+    accepted: Sequence[Item], items: Sequence[Item], fault: Callable[[Sequence[Item]], str]
 ) -> tuple[list[Item], dict[str, str]]:
     """Return ``accepted`` with every item that works together with it, and why the others do not.
 
@@ -74,12 +74,13 @@ def _sieve(
         fault: Says what is wrong with a set of items, ``""`` when nothing is.
     """
     if not items:
-        return accepted, {}
-    reason = fault([*accepted, *items])
+        return list(accepted), {}
+    together = list(accepted) + list(items)
+    reason = fault(together)
     if not reason:
-        return [*accepted, *items], {}
+        return together, {}
     if len(items) == 1:
-        return accepted, {items[0].name: reason}
+        return list(accepted), {items[0].name: reason}
     middle = len(items) // 2
     accepted, first = _sieve(accepted, items[:middle], fault)
     accepted, second = _sieve(accepted, items[middle:], fault)
@@ -146,12 +147,12 @@ def _lively(network: Network, seed: int) -> nn.Module:
 
 
 def _match_statistics(model: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Give every BatchNorm the statistics of its own input, so that activations keep their scale."""
+    """Give every BatchNorm the statistics of its own input, so that activations keep scale."""
 
-    def measure(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def measure(module: Any, args: tuple[Any, ...]) -> None:
         dims = [dim for dim in range(args[0].ndim) if dim != 1]
-        module.running_mean.copy_(args[0].mean(dims))  # type: ignore[union-attr, operator]
-        module.running_var.copy_(args[0].var(dims, correction=0) + 1e-3)  # type: ignore[union-attr, operator]
+        module.running_mean.copy_(args[0].mean(dims))
+        module.running_var.copy_(args[0].var(dims, correction=0) + 1e-3)
 
     norms = [
         module

@@ -1,0 +1,1 @@
+"""Importance criteria, one file each; each registers itself in ``CRITERIA``."""

@@ -1,0 +1,83 @@
+"""The scale of BatchNorm layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.network.groups import ChannelGroup
+from autoprune.network.network import Network
+from autoprune.pruning.aggregate import (
+    checked_normaliser,
+    combine,
+    magnitude,
+    named_parameters,
+    unit_sums,
+)
+from autoprune.pruning.criterion import CRITERIA, Batches, Criterion
+
+
+@CRITERIA.register("bn_scale")
+class BatchNormScale(Criterion):
+    r"""Scores a unit by :math:`|\gamma|` of the BatchNorm layers it passes [Liu2017slimming].
+
+    Meaningful for networks that were trained with a penalty on :math:`\gamma`. Where a group passes
+    several BatchNorm layers, each is divided by its mean over units, then they are averaged. **A
+    group that passes none is scored by the L2 magnitude of its weights instead** and is listed in
+    :attr:`notes`; both have mean 1 in the group, and ranks are compared within a group only.
+
+    References:
+        [Liu2017slimming] Z. Liu et al. Learning Efficient Convolutional Networks through Network
+        Slimming. ICCV 2017.
+    """
+
+    name = "bn_scale"
+    needs = "nothing"
+    family = "regularisation"
+
+    def __init__(self, *, normaliser: str = "mean") -> None:
+        """Store parameters.
+
+        Args:
+            normaliser: What each site is divided by, a name in ``aggregate.NORMALISERS``.
+        """
+        self.normaliser = checked_normaliser(normaliser)
+
+    def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
+        parameters = named_parameters(network.model)
+        scales = _scales(network.model)
+        scores = {group.name: self._group(group, scales) for group in network.groups}
+        without = [group for group in network.groups if scores[group.name] is None]
+        self.notes = {
+            group.name: "passes no BatchNorm with a scale; scored by L2 magnitude"
+            for group in without
+        }
+        by_magnitude = {
+            group.name: magnitude(group, parameters, power=2, normaliser=self.normaliser)
+            for group in without
+        }
+        return {name: by_magnitude[name] if s is None else s for name, s in scores.items()}
+
+    def _group(
+        self, group: ChannelGroup, scales: Mapping[str, Tensor]
+    ) -> Float[np.ndarray, " units"] | None:
+        """Return the scores of ``group``, ``None`` where it passes no BatchNorm."""
+        sites = [
+            unit_sums(scales[member.path].detach().abs(), member)
+            for member in group.members
+            if member.path in scales
+        ]
+        return combine(sites, normaliser=self.normaliser) if sites else None
+
+
+def _scales(model: nn.Module) -> dict[str, Tensor]:
+    """Return the scale of every BatchNorm layer that has one, by parameter name."""
+    return {
+        f"{path}.weight" if path else "weight": module.weight
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, _BatchNorm) and module.weight is not None
+    }
