@@ -30,6 +30,22 @@ class ParamSlice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mirror:
+    """A whole-number attribute of a module that says how wide something is.
+
+    Attributes:
+        attribute: Dotted path of the attribute, ``"blocks.0.attn.num_heads"``; an item of a tuple
+            or list has its index behind, ``"blocks.0.split_sizes[2]"``.
+        value: Its value in the unpruned network.
+        per_unit: How much it shrinks with each unit that goes.
+    """
+
+    attribute: str
+    value: int
+    per_unit: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ChannelGroup:
     """Channels that live and die together, unit by unit.
 
@@ -39,6 +55,7 @@ class ChannelGroup:
         members: Every parameter dimension the units occupy.
         kind: ``"channel"``, ``"head"`` or ``"expert"``.
         mixed: A normalisation mixes the units, so cutting differs from zeroing.
+        mirrors: Attributes that must follow the width, found by trial cuts.
     """
 
     name: str
@@ -46,6 +63,7 @@ class ChannelGroup:
     members: tuple[ParamSlice, ...]
     kind: str = "channel"
     mixed: bool = False
+    mirrors: tuple[Mirror, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,13 +61,14 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Network:
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode, with fused attention off, and back."""
+    """Put the model into eval mode, with fused attention written out as products, and back."""
     training = [module for module in model.modules() if module.training]
     fast = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module in training:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+
+from autoprune.errors import PruningError
 
 _Conv = nn.modules.conv._ConvNd
 _ConvTranspose = nn.modules.conv._ConvTransposeNd
@@ -19,6 +22,47 @@ Mender = Callable[[Any, Any], None]
 def mender(module: nn.Module) -> Mender | None:
     """Return how copies of ``module`` are mended, ``None`` where no attribute mirrors a width."""
     return next((mend for kinds, mend in _MENDERS if isinstance(module, kinds)), None)
+
+
+def set_attribute(root: nn.Module, attribute: str, value: int) -> None:
+    """Give a whole-number attribute of a module inside ``root`` a new value.
+
+    Args:
+        root: A network of its own, changed in place.
+        attribute: Dotted path, with ``[index]`` behind for an item of a tuple or list.
+        value: The new value.
+
+    Raises:
+        PruningError: There is no such attribute, or it is no whole number.
+    """
+    path, name, index = _parsed(attribute)
+    try:
+        module = root.get_submodule(path)
+        old = module.__dict__[name]
+        number = old if index is None else old[index]
+    except (AttributeError, KeyError, IndexError, TypeError):
+        number = None
+    if type(number) is not int:
+        raise PruningError(
+            f"the plan sets {attribute!r}, which is no whole number in this network; it was made "
+            "for another architecture or another version of it"
+        )
+    module.__dict__[name] = value if index is None else _with_item(old, index, value)
+
+
+def _parsed(attribute: str) -> tuple[str, str, int | None]:
+    """Return module path, attribute name and index of ``"a.b.name[1]"``."""
+    match = re.fullmatch(r"(?:(.*)\.)?([^.\[\]]+)(?:\[(\d+)\])?", attribute)
+    if match is None:
+        raise PruningError(f"{attribute!r} is no attribute path such as 'blocks.0.attn.num_heads'")
+    path, name, index = match.groups()
+    return path or "", name, None if index is None else int(index)
+
+
+def _with_item(sequence: Any, index: int, value: int) -> Any:
+    items = [*sequence]
+    items[index] = value
+    return type(sequence)(items)
 
 
 def _convolution(original: Any, twin: Any) -> None:

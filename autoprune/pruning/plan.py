@@ -17,16 +17,21 @@ class PruningPlan:
     Attributes:
         kept: Sorted unit numbers per group name; a group that is absent keeps all of them.
         dropped: Names of the blocks that are replaced by the identity.
+        attributes: New values of module attributes that mirror a width, by dotted path; what
+            :meth:`autoprune.pruning.surgery.Surgeon.complete` fills in, so that the plan can be
+            replayed without a trial cut.
     """
 
     kept: dict[str, tuple[int, ...]]
     dropped: tuple[str, ...] = ()
+    attributes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain lists and dicts."""
         return {
             "kept": {name: list(units) for name, units in self.kept.items()},
             "dropped": list(self.dropped),
+            "attributes": dict(self.attributes),
         }
 
     @classmethod
@@ -37,10 +42,13 @@ class PruningPlan:
             PruningError: ``data`` is not of that form.
         """
         kept, dropped = data.get("kept"), data.get("dropped", [])
+        attributes = data.get("attributes", {})
         well_formed = (
             isinstance(kept, dict)
             and isinstance(dropped, list)
-            and all(isinstance(name, str) for name in [*kept, *dropped])
+            and isinstance(attributes, dict)
+            and all(type(value) is int for value in attributes.values())
+            and all(isinstance(name, str) for name in [*kept, *dropped, *attributes])
             and all(
                 isinstance(units, list) and all(type(unit) is int for unit in units)
                 for units in kept.values()
@@ -48,10 +56,11 @@ class PruningPlan:
         )
         if not well_formed or not isinstance(kept, dict):
             raise PruningError(
-                "a pruning plan is {'kept': {group: [unit, ...]}, 'dropped': [block, ...]}, "
+                "a pruning plan is {'kept': {group: [unit, ...]}, 'dropped': [block, ...], "
+                "'attributes': {path: number}}, "
                 f"got {str(data)[:200]}"
             )
-        return cls({name: tuple(units) for name, units in kept.items()}, tuple(dropped))
+        return cls({name: tuple(units) for name, units in kept.items()}, tuple(dropped), attributes)
 
     def check(self, network: Network) -> None:
         """Check the plan against a network.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoprune.network.groups import ParamSlice, kept_positions
 from autoprune.network.network import Network
 from autoprune.network.trace import trace
-from autoprune.pruning.mend import Mender, mender
+from autoprune.pruning.mend import Mender, mender, set_attribute
 from autoprune.pruning.plan import PruningPlan
 
 #: Types of attribute values that never change.
@@ -67,7 +67,22 @@ class Surgeon:
             PruningError: The plan does not fit the network.
         """
         plan.check(self.network)
-        return self._copy(plan, zero=False)
+        twin = self._copy(plan, zero=False)
+        gone = tuple(f"{name}." for name in plan.dropped)
+        for attribute, value in self.complete(plan).attributes.items():
+            if not attribute.startswith(gone):
+                set_attribute(twin, attribute, value)
+        return twin
+
+    def complete(self, plan: PruningPlan) -> PruningPlan:
+        """Return the plan with the attributes that follow its widths; those it has already stay."""
+        values: dict[str, int] = {}
+        for group in self.network.groups:
+            removed = group.size - len(plan.kept[group.name]) if group.name in plan.kept else 0
+            for mirror in group.mirrors if removed else ():
+                before = values.get(mirror.attribute, mirror.value)
+                values[mirror.attribute] = before - mirror.per_unit * removed
+        return dataclasses.replace(plan, attributes=values | plan.attributes)
 
     def mask(self, plan: PruningPlan) -> nn.Module:
         """Return the network at full size with the parameters of everything cut set to zero.

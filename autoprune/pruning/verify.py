@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from autoprune.network.call import tensors_in
 from autoprune.network.groups import Block, ChannelGroup
 from autoprune.network.network import Network
+from autoprune.pruning.mirrors import MirrorGuesses
 from autoprune.pruning.plan import PruningPlan
-from autoprune.pruning.surgery import Surgeon
-
-#: Largest relative difference between a pruned network and the same one with zeroed units.
-TOLERANCE = 1e-4
+from autoprune.pruning.trial import Trial
 
 Item = TypeVar("Item", ChannelGroup, Block)
 
@@ -27,35 +22,96 @@ def verified(network: Network, *, seed: int = 0) -> Network:
 
     All groups are cut at once, and only where that fails are the culprits searched for, by halving.
     Where no normalisation mixes channels, the pruned network must equal the one with the same units
-    zeroed (relative error below :data:`TOLERANCE`); where one does, and for blocks, it must run and
-    give finite values of the same shape. The comparison runs on a copy with lively parameters, so
-    that a small layer scale or an untrained weight cannot hide a fault.
+    zeroed (relative error below :data:`~autoprune.pruning.trial.TOLERANCE`); where one does, and
+    for blocks, it must run and give finite values of the same shape. Attributes that mirror a width
+    (``num_heads``, sizes of a split) are found as whole numbers that the network reads and that the
+    group's width explains; the cut that works with them is the proof.
 
     Args:
         network: A traced network.
-        seed: Decides which units are cut and the lively parameters.
+        seed: Decides which units are cut and the parameters of the trial copy.
     """
-    generator = np.random.default_rng(seed)
-    kept = {group.name: _half(group, generator) for group in network.groups}
-    trial = _Trial(network, seed)
-    plain = [group for group in network.groups if not group.mixed]
-    mixing = [group for group in network.groups if group.mixed]
-
-    def equal(groups: Sequence[ChannelGroup]) -> str:
-        return trial.equals_masked(PruningPlan({g.name: kept[g.name] for g in groups}))
-
-    good, bad = _sieve((), plain, equal)
-
-    def finite(groups: Sequence[ChannelGroup]) -> str:
-        return trial.runs(PruningPlan({g.name: kept[g.name] for g in groups}))
-
-    good, worse = _sieve(good, mixing, finite)
+    trial = Trial(network, seed=seed)
+    bench = _Bench(network, trial, np.random.default_rng(seed))
+    good, bad = bench.sift((), [group for group in network.groups if not group.mixed], exact=True)
+    _, worse = bench.sift(good, [group for group in network.groups if group.mixed], exact=False)
 
     def droppable(blocks: Sequence[Block]) -> str:
         return trial.runs(PruningPlan({}, tuple(block.name for block in blocks)))
 
     _, stuck = _sieve((), network.blocks, droppable)
-    return _without(network, bad | worse, stuck)
+    return _without(bench.mended(), bad | worse, stuck)
+
+
+class _Bench:
+    """Cuts groups together and finds for each the attributes that must follow."""
+
+    def __init__(self, network: Network, trial: Trial, generator: np.random.Generator) -> None:
+        self._network, self._trial = network, trial
+        self._kept = {group.name: _half(group, generator) for group in network.groups}
+        guesses = MirrorGuesses(network, trial.attributes_read())
+        self._attempts = {group.name: guesses.of(group) for group in network.groups}
+        self._mirrors = {name: attempts[0] for name, attempts in self._attempts.items()}
+
+    def sift(
+        self, accepted: Sequence[ChannelGroup], groups: Sequence[ChannelGroup], *, exact: bool
+    ) -> tuple[list[ChannelGroup], dict[str, str]]:
+        """Return the groups that work together, and why the others cannot be cut.
+
+        Args:
+            accepted: Groups known to work.
+            groups: Groups to add.
+            exact: Whether cutting must equal zeroing, or only run.
+        """
+        judge = self._trial.equals_masked if exact else self._trial.runs
+
+        def fault(together: Sequence[ChannelGroup]) -> str:
+            return judge(self._plan(together))
+
+        good, bad = _sieve(accepted, groups, fault)
+        frozen = {}
+        for group in [group for group in groups if group.name in bad]:
+            reason = self._try_attributes(group, good, fault)
+            if reason:
+                frozen[group.name] = reason
+            else:
+                good.append(group)
+        return good, frozen
+
+    def mended(self) -> Network:
+        """Return the network whose groups know the attributes that follow them."""
+        groups = tuple(
+            dataclasses.replace(group, mirrors=self._mirrors[group.name])
+            for group in self._network.groups
+        )
+        return dataclasses.replace(self._network, groups=groups)
+
+    def _try_attributes(
+        self,
+        group: ChannelGroup,
+        good: Sequence[ChannelGroup],
+        fault: Callable[[Sequence[ChannelGroup]], str],
+    ) -> str:
+        """Find attributes with which the group can be cut; return why not if there are none."""
+        reason = ""
+        for attempt in self._attempts[group.name]:
+            self._mirrors[group.name] = attempt
+            current = fault([*good, group])
+            if not current:
+                return ""
+            if not attempt:
+                reason = current
+        self._mirrors[group.name] = ()
+        return reason
+
+    def _plan(self, groups: Sequence[ChannelGroup]) -> PruningPlan:
+        values: dict[str, int] = {}
+        for group in groups:
+            removed = group.size - len(self._kept[group.name])
+            for mirror in self._mirrors[group.name]:
+                before = values.get(mirror.attribute, mirror.value)
+                values[mirror.attribute] = before - mirror.per_unit * removed
+        return PruningPlan({g.name: self._kept[g.name] for g in groups}, (), values)
 
 
 def _half(group: ChannelGroup, generator: np.random.Generator) -> tuple[int, ...]:
@@ -85,84 +141,6 @@ def _sieve(
     accepted, first = _sieve(accepted, items[:middle], fault)
     accepted, second = _sieve(accepted, items[middle:], fault)
     return accepted, first | second
-
-
-class _Trial:
-    """Runs cut copies of one network and judges them."""
-
-    def __init__(self, network: Network, seed: int) -> None:
-        lively = _lively(network, seed)
-        self._inputs = network.inputs
-        self._surgeon = Surgeon(dataclasses.replace(network, model=lively))
-        self._dense = self._run(lively)
-
-    def equals_masked(self, plan: PruningPlan) -> str:
-        """Return why the pruned network differs from the masked one, ``""`` if it does not."""
-        fault, outputs = self._try(plan)
-        if fault:
-            return fault
-        expected = self._run(self._surgeon.mask(plan))
-        for got, want in zip(outputs, expected, strict=True):
-            scale = float(want.abs().max().clamp_min(1e-12)) if want.numel() else 1.0
-            error = float((got - want).abs().max()) / scale if want.numel() else 0.0
-            if error > TOLERANCE:
-                return f"cutting differs from zeroing by {error:.1e}"
-        return ""
-
-    def runs(self, plan: PruningPlan) -> str:
-        """Return why the pruned network does not run, ``""`` if it does."""
-        return self._try(plan)[0]
-
-    def _try(self, plan: PruningPlan) -> tuple[str, list[Tensor]]:
-        try:
-            outputs = self._run(self._surgeon.cut(plan))
-        except Exception as error:  # noqa: BLE001 - any model can raise anything when cut
-            first_line = str(error).splitlines()[0] if str(error) else ""
-            return f"does not run when cut: {type(error).__name__}: {first_line}", []
-        if [t.shape for t in outputs] != [t.shape for t in self._dense]:
-            return "the output's shape changes when cut", outputs
-        if not all(bool(torch.isfinite(t).all()) for t in outputs):
-            return "the output is not finite when cut", outputs
-        return "", outputs
-
-    def _run(self, model: nn.Module) -> list[Tensor]:
-        inputs = torch.utils._pytree.tree_map_only(Tensor, torch.clone, self._inputs)
-        with torch.no_grad():
-            output = model.eval()(*inputs)
-        return [t for t in tensors_in(output) if t.is_floating_point()]
-
-
-def _lively(network: Network, seed: int) -> nn.Module:
-    """Return a copy through which every channel visibly reaches the output."""
-    model = Surgeon(network).cut(PruningPlan({}))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.numel() == max(parameter.shape, default=1):
-                noise = torch.rand(parameter.shape, generator=generator)
-                value = 0.2 * noise - 0.1 if name.endswith("bias") else 0.5 + noise
-                parameter.copy_(value)
-        _match_statistics(model, network.inputs)
-    return model.eval()
-
-
-def _match_statistics(model: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Give every BatchNorm the statistics of its own input, so that activations keep scale."""
-
-    def measure(module: Any, args: tuple[Any, ...]) -> None:
-        dims = [dim for dim in range(args[0].ndim) if dim != 1]
-        module.running_mean.copy_(args[0].mean(dims))
-        module.running_var.copy_(args[0].var(dims, correction=0) + 1e-3)
-
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
-    ]
-    handles = [module.register_forward_pre_hook(measure) for module in norms]
-    model.eval()(*torch.utils._pytree.tree_map_only(Tensor, torch.clone, inputs))
-    for handle in handles:
-        handle.remove()
 
 
 def _without(network: Network, groups: dict[str, str], blocks: dict[str, str]) -> Network:

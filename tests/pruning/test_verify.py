@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from autoprune.errors import PruningError
 from autoprune.network.trace import trace
+from autoprune.pruning.plan import PruningPlan
+from autoprune.pruning.surgery import Surgeon, replay
 from autoprune.pruning.verify import verified
 
 
@@ -93,3 +97,50 @@ def test_a_group_that_a_norm_mixes_is_marked_and_kept() -> None:
     (group,) = verified(trace(_Normalised(), (torch.randn(3, 4),))).groups
     assert group.mixed
     assert group.size == 8
+
+
+class _FixedHeads(nn.Module):
+    """Attention that keeps its number of heads and its total width as attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.dim = 4, 6, 24
+        self.projection = nn.Linear(24, 72)
+        self.out = nn.Linear(24, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, _ = x.shape
+        qkv = self.projection(x).reshape(n, t, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.transpose(1, 2).reshape(n, t, self.dim))
+
+
+def test_attributes_that_mirror_a_width_follow_it_and_travel_in_the_plan() -> None:
+    model = nn.Sequential(nn.Linear(5, 24), _FixedHeads(), nn.Linear(24, 3)).eval()
+    x = torch.randn(2, 7, 5)
+    network = verified(trace(model, (x,)))
+    heads = next(group for group in network.groups if group.name == "1.projection")
+    assert heads.size == 4
+    assert {m.attribute: m.per_unit for m in heads.mirrors} == {"1.num_heads": 1, "1.dim": 6}
+
+    surgeon = Surgeon(network)
+    plan = PruningPlan({"1.projection": (0, 2, 3)})
+    pruned = surgeon.cut(plan)
+    assert (pruned[1].num_heads, pruned[1].head_dim, pruned[1].dim) == (3, 6, 18)
+    assert (model[1].num_heads, model[1].dim) == (4, 24)
+    torch.testing.assert_close(pruned(x), surgeon.mask(plan)(x), rtol=1e-4, atol=1e-5)
+
+    stored = PruningPlan.from_json(surgeon.complete(plan).to_json())
+    assert stored.attributes == {"1.num_heads": 3, "1.dim": 18}
+    fresh = nn.Sequential(nn.Linear(5, 24), _FixedHeads(), nn.Linear(24, 3)).eval()
+    again = replay(fresh, (x,), stored)
+    again.load_state_dict(pruned.state_dict())
+    torch.testing.assert_close(again(x), pruned(x))
+
+
+def test_a_plan_cannot_set_what_is_no_number_of_the_network() -> None:
+    network = trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), (torch.randn(1, 3),))
+    for attribute in ("0.weight", "0.nobody", "0.training", "9.in_features", "forward"):
+        with pytest.raises(PruningError, match="no whole number"):
+            Surgeon(network).cut(PruningPlan({}, (), {attribute: 1}))

@@ -168,7 +168,7 @@ def shift(call: Call) -> Planes:
     return call.planes_of(tensor)
 
 
-@rule("index", "index_select", "gather", "repeat", "as_strided")
+@rule("index", "index_select", "gather", "repeat", "as_strided", "unfold")
 def pick(call: Call) -> Planes:
     """Positions picked by number: dimensions whose labels vary keep all of theirs."""
     tensor, out = call.args[0], call.outputs[0]

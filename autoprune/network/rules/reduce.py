@@ -32,7 +32,7 @@ def reduction(call: Call) -> Planes | list[Planes]:
     return [kept] * len(call.outputs)
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum")
+@rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum")
 def along(call: Call) -> Planes:
     """Operators along one dimension that keep the shape; they mix it."""
     tensor = call.args[0]
