@@ -22,6 +22,14 @@ from autoprune.pruning.plan import PruningPlan
 _IMMUTABLE = (int, float, str, bool, bytes, complex, type(None), type, torch.dtype, torch.device)
 
 
+class Skip(nn.Identity):
+    """Stands in for a dropped block: returns its first argument whatever else it is called with."""
+
+    def forward(self, input: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Return ``input``."""
+        return input
+
+
 class Surgeon:
     """Cuts candidates out of one network; what does not depend on the plan is done once.
 
@@ -95,7 +103,7 @@ class Surgeon:
 
     def _copy(self, plan: PruningPlan, *, zero: bool) -> nn.Module:
         memo: dict[int, Any] = {
-            id(self.network.model.get_submodule(name)): nn.Identity() for name in plan.dropped
+            id(self.network.model.get_submodule(name)): Skip() for name in plan.dropped
         }
         kept = {name: np.asarray(units, np.int64) for name, units in plan.kept.items()}
         stays = [self._positions(number, kept) for number in range(len(self._patterns))]
