@@ -81,7 +81,7 @@ class _Reader(nn.Module):
 def test_a_block_that_cannot_go_is_frozen() -> None:
     network = verified(trace(_Reader(), (torch.randn(1, 3, 4, 4),)))
     assert network.blocks == ()
-    assert "'Identity' object has no attribute 'gain'" in network.frozen["block block"]
+    assert "'Skip' object has no attribute 'gain'" in network.frozen["block block"]
 
 
 class _Normalised(nn.Module):
