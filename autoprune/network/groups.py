@@ -80,7 +80,7 @@ class Block:
 
 
 def kept_positions(
-    size: int, slices: Sequence[tuple[ParamSlice, Int[np.ndarray, " kept"]]]
+    size: int, slices: Sequence[tuple[ParamSlice, Int[np.ndarray, " _"]]]
 ) -> Int[np.ndarray, " positions"]:
     """Return the sorted positions that stay in a dimension of ``size``.
 

@@ -171,7 +171,12 @@ class _Tracer(TorchDispatchMode):
                 call.freeze(labelled, f"operator aten.{name} has no rule")
                 return none
             name = "pointwise"
-        result = RULES[name](call)
+        try:
+            result = RULES[name](call)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            self.unsupported[f"aten.{call.name}"] += 1
+            call.freeze(labelled, f"the rule of aten.{call.name} does not cover this use: {error}")
+            return none
         if isinstance(result, list):
             return result
         return [cast("Planes", result), *none[1:]]

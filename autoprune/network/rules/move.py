@@ -58,7 +58,7 @@ def view(call: Call) -> Planes:
 
 @rule("split", "split_with_sizes", "unbind", "chunk", "unsafe_split", "unsafe_chunk")
 def split(call: Call) -> list[Planes]:
-    """Equal pieces are coupled index by index; unequal ones have sizes that cannot follow."""
+    """Equal pieces are coupled index by index; whether unequal sizes follow, a trial cut tells."""
     tensor, pieces = call.args[0], call.outputs
     position = 1 if call.name == "unbind" else 2
     dim = normal_dim(call.arg(position, "dim", 0), tensor.ndim)
@@ -68,11 +68,10 @@ def split(call: Call) -> list[Planes]:
         parts = [plane] * len(pieces)
         if plane.shape[dim] > 1:
             parts = list(plane.split(sizes, dim))
-            if len(set(sizes)) > 1:
-                call.coupling.freeze(plane, "split into unequal pieces")
-            elif sizes[0] == 1 and len(varying(plane)) == 1:
-                call.coupling.freeze(plane, "taken apart one by one")
-            equal_pieces(call.coupling, parts, "split into equal pieces")
+            if len(set(sizes)) == 1:
+                if sizes[0] == 1 and len(varying(plane)) == 1:
+                    call.coupling.freeze(plane, "taken apart one by one")
+                equal_pieces(call.coupling, parts, "split into equal pieces")
         if call.name == "unbind":
             parts = [part.squeeze(dim) for part in parts]
         for own, part in zip(result, parts, strict=True):
@@ -99,13 +98,14 @@ def select(call: Call) -> Planes:
 
 @rule("slice")
 def slice_(call: Call) -> Planes:
-    """A range of a dimension; along a labelled dimension its bounds cannot follow a cut."""
+    """A range of a dimension; whether its bounds follow the width, a trial cut tells."""
     tensor, out = call.args[0], call.outputs[0]
     dim = normal_dim(call.arg(1, "dim", 0), tensor.ndim)
     planes = []
     for plane in call.planes_of(tensor):
         if plane.shape[dim] > 1 and out.shape[dim] != tensor.shape[dim]:
-            call.coupling.freeze(plane, "sliced at fixed positions")
+            if out.shape[dim] == 1 and len(varying(plane)) == 1:
+                call.coupling.freeze(plane, "one channel is taken by its number")
             plane = call.func(plane, *call.args[1:], **call.kwargs)
         planes.append(plane)
     return collapse_all(planes)

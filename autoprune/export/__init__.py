@@ -1,0 +1,1 @@
+"""Finished networks as files: a package that loads without a search, and ONNX."""

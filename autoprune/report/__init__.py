@@ -1,0 +1,1 @@
+"""What a run shows and leaves behind: tables, and one self-contained HTML page."""

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import html.parser
+import re
+
+import pytest
+
+from autoprune.report.data import (
+    ChosenNetwork,
+    Command,
+    GroupWidth,
+    KernelTime,
+    ReportData,
+    RunFacts,
+    trial_table,
+)
+from autoprune.report.html import render, write_report
+
+#: Elements that HTML does not close.
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+PAYLOAD = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}&lt;"
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, the text, and whether every element was closed."""
+
+    def __init__(self, content):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.open, self.texts = [], [], []
+        self.feed(content)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts.append((self.open[-1] if self.open else "", text))
+
+    @property
+    def text(self):
+        shown = " ".join(text for tag, text in self.texts if tag not in ("style", "script"))
+        return re.sub(r"\s+", " ", shown.replace("\N{NO-BREAK SPACE}", " "))
+
+    def inside(self, wanted):
+        return "".join(text for tag, text in self.texts if tag == wanted)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def hostile(data: ReportData):
+    """A run in which every string is an attack."""
+    row = {"number": 0, "status": PAYLOAD, "reason": PAYLOAD}
+    profile = dataclasses.replace(
+        data.profile,
+        name=PAYLOAD,
+        device=PAYLOAD,
+        runtime=PAYLOAD,
+        precision=PAYLOAD,
+        error_text=PAYLOAD,
+        provenance=(PAYLOAD,),
+    )
+    kernel = KernelTime(name=PAYLOAD, kind=PAYLOAD, dense_ms=1.0, chosen_ms=0.5)
+    rows = data.trials.to_dict("records")[:3]
+    return dataclasses.replace(
+        data,
+        model_name=PAYLOAD,
+        profile=profile,
+        trials=trial_table([*rows, row]),
+        hypervolume=(0.1,) * 4,
+        chosen=ChosenNetwork(
+            trial=2,
+            widths=(GroupWidth(PAYLOAD, 1, 2),),
+            removed_blocks=(PAYLOAD,),
+            kernels=(kernel,),
+        ),
+        run=RunFacts(
+            settings={PAYLOAD: {PAYLOAD: PAYLOAD}, "list": [PAYLOAD]},
+            versions={PAYLOAD: PAYLOAD},
+            seed=1,
+            commands=(Command(PAYLOAD, PAYLOAD),),
+        ),
+    )
+
+
+def test_every_string_is_escaped(hostile):
+    page = Page(render(hostile))
+
+    assert len(page.all("script")) == 1
+    assert page.all("img") == []
+    assert not [name for _, attributes in page.elements for name in attributes if name[:2] == "on"]
+    assert "alert" not in page.inside("script") + page.inside("style")
+    # Shown as it is, wherever it stands: title, heading, profile, reason, settings, command, ...
+    assert page.text.count(PAYLOAD) >= 15
+
+
+def test_the_page_fetches_nothing_and_runs_only_its_own_script(data):
+    content = render(data)
+    page = Page(content)
+
+    assert not [a for _, a in page.elements if {"src", "srcset", "action", "style"} & set(a)]
+    assert page.all("link") == []
+    assert all(a["href"].startswith("#") for a in page.all("a"))
+    assert not re.search(r"@import|url\(", page.inside("style"))
+    (policy,) = [
+        a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none';")
+    for element in ("style", "script"):
+        (inside,) = re.findall(rf"<{element}>(.*?)</{element}>", content, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in policy
+
+
+def test_links_lead_to_sections_and_labels_to_headings(data, empty):
+    for page in (Page(render(data)), Page(render(empty))):
+        ids = [a["id"] for _, a in page.elements if "id" in a]
+        assert len(ids) == len(set(ids))
+        targets = {a["href"][1:] for a in page.all("a")}
+        labels = {a["aria-labelledby"] for _, a in page.elements if "aria-labelledby" in a}
+        assert targets | labels <= set(ids)
+
+
+def test_figures_and_tables_can_be_read_without_seeing_them(data):
+    page = Page(render(data))
+
+    assert {"header", "main", "nav", "footer"} <= {tag for tag, _ in page.elements}
+    assert page.all("html")[0]["lang"] == "en"
+    assert all(a.get("scope") in ("row", "col") for a in page.all("th"))
+    named = ("aria-label", "aria-hidden", "viewbox")
+    assert all(any(name in a for name in named) for a in page.all("svg"))
+    focusable = [a for a in page.all("circle") if "tabindex" in a]
+    assert len(focusable) == 3
+    assert all("trial" in a["aria-label"] for a in focusable)
+
+
+def test_the_headline_gives_the_chosen_network_beside_the_dense_one(data):
+    text = Page(render(data)).text
+
+    assert "Best network under the budget" in text
+    assert "Test accuracy 89.0 %" in text
+    assert "90.0 % in the search" in text
+    assert "Latency, predicted 8.00 ms ± 10 % error of the profile dense 16.0 ms" in text
+    assert "Speed-up 2.00\N{MULTIPLICATION SIGN}" in text
+    assert "MACs per batch 1.00 M dense 4.00 M" in text
+
+
+def test_a_budget_within_the_error_is_pointed_out(data):
+    sentence = "the true latency may lie between 7.20 ms and 8.80 ms"
+
+    assert sentence in Page(render(dataclasses.replace(data, budget_ms=8.5))).text
+    assert sentence not in Page(render(data)).text
+
+
+def test_the_sections_hold_their_values(data):
+    text = Page(render(data)).text
+
+    assert "out of memory failed 1 3" in text
+    assert "4 over budget" in text
+    assert "2 chosen" in text
+    assert "Blocks removed as a whole: layer3.1" in text
+    assert "3 other kernels 6.00 ms 1.50 ms" in text
+    assert "sum of kernels 120 ms 52.5 ms" in text
+    assert "space.minimum 8" in text
+    assert "seed 7" in text
+    assert "median over 34 networks" in text
+    assert "autoprune.load('run')" in text
+    assert "Made with autoprune 0.1.0, torch 2.8.0." in text
+
+
+def test_a_run_without_a_budget_recommends_a_network(data):
+    text = Page(render(dataclasses.replace(data, budget_ms=None))).text
+
+    assert "Recommended network" in text
+    assert "over budget" not in text
+
+
+def test_a_run_without_trials_shows_the_dense_network(empty):
+    text = Page(render(empty)).text
+
+    assert "No trial has given a network yet. The dense network: 93.0 %, 16.0 ms" in text
+    assert "0 trials" in text
+
+
+def test_failures_with_the_same_reason_are_one_row(data):
+    rows = [{"number": i, "status": "failed", "reason": "diverged"} for i in range(20)]
+    data = dataclasses.replace(data, trials=trial_table(rows), hypervolume=(0.0,) * 20, chosen=None)
+    text = Page(render(data)).text
+
+    assert "20 trials gave no network" in text
+    assert "diverged failed 20 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more" in text
+
+
+def test_the_same_data_give_the_same_page(data):
+    assert render(data) == render(data)
+
+
+def test_a_name_that_utf8_cannot_hold_is_written(data, tmp_path):
+    write_report(dataclasses.replace(data, model_name="net \udcff"), tmp_path / "report.html")
+
+    assert "net \\udcff" in (tmp_path / "report.html").read_text(encoding="utf-8")
