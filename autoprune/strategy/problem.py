@@ -1,0 +1,69 @@
+"""What a sampler may know before any evaluation: the space, the exact latency, the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from autoprune.errors import ProfileError
+from autoprune.strategy.fastest import search_fastest
+from autoprune.strategy.space import Candidate, SearchSpace
+
+#: Kept units ``[n, groups]`` and kept blocks ``[n, blocks]`` to latency in ms ``[n]``.
+Latency = Callable[
+    [Int[np.ndarray, "n groups"], Bool[np.ndarray, "n blocks"]], Float[np.ndarray, " n"]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A search space with its latency and budget; accuracy is the only unknown.
+
+    Attributes:
+        space: The candidates.
+        latency: Predicts milliseconds for many candidates at once; the same for the same rows.
+        budget_ms: Latency no candidate may exceed; ``None`` for no limit.
+    """
+
+    space: SearchSpace
+    latency: Latency
+    budget_ms: float | None = None
+
+    def latency_ms(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, " n"]:
+        """Return the predicted latency of each candidate in ms."""
+        return self.predict(self.space.widths(candidates), self.space.keep(candidates))
+
+    def predict(
+        self, widths: Int[np.ndarray, "n groups"], keep: Bool[np.ndarray, "n blocks"]
+    ) -> Float[np.ndarray, " n"]:
+        """Return the predicted latency in ms of widths and kept blocks.
+
+        Raises:
+            ProfileError: The predictor returned something else than one finite number per row.
+        """
+        if not len(widths):
+            return np.zeros(0)
+        predicted: Float[np.ndarray, " n"] = np.asarray(self.latency(widths, keep), float)
+        if predicted.shape != (len(widths),) or not np.isfinite(predicted).all():
+            raise ProfileError(
+                f"the latency predictor should give one finite number for each of {len(widths)} "
+                f"candidates, got shape {predicted.shape} with "
+                f"{int((~np.isfinite(predicted)).sum())} not finite; check the device profile"
+            )
+        return predicted
+
+    @cached_property
+    def dense_ms(self) -> float:
+        """Predicted latency of the unpruned network in ms."""
+        return float(self.latency_ms([self.space.dense()])[0])
+
+    @cached_property
+    def fastest(self) -> tuple[Candidate, float]:
+        """The fastest candidate that was found, and its latency in ms."""
+        widths, keep = search_fastest(self.space, self.predict)
+        candidate = self.space.candidates(widths, keep)[0]
+        return candidate, float(self.latency_ms([candidate])[0])

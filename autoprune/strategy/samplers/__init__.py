@@ -1,0 +1,1 @@
+"""Search strategies, one file each; every file registers its sampler in ``SAMPLERS``."""

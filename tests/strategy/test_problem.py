@@ -1,0 +1,33 @@
+import math
+
+import numpy as np
+import pytest
+
+from autoprune.errors import ProfileError
+from autoprune.strategy.problem import Problem
+from autoprune.testing.samplers import made_up_problem
+
+
+def test_latency_is_that_of_widths_and_blocks():
+    problem = made_up_problem(2, 8)
+    space = problem.space
+    dense, smallest = space.dense(), space.smallest()
+    expected = problem.latency(np.array([[8, 8, 8], [2, 2, 2]]), np.ones((2, 2), bool))
+    assert problem.latency_ms([dense, smallest]).tolist() == expected.tolist()
+    assert problem.dense_ms == expected[0]
+
+
+def test_no_candidates_are_not_predicted():
+    def never(widths, keep):
+        raise AssertionError("called without rows")
+
+    assert Problem(made_up_problem().space, never).latency_ms([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda n: np.full(n, math.nan), lambda n: np.ones(n + 1), lambda n: np.ones((n, 1))]
+)
+def test_broken_predictors_are_reported(answer):
+    problem = Problem(made_up_problem().space, lambda widths, keep: answer(len(widths)))
+    with pytest.raises(ProfileError, match="one finite number for each of 1 candidates"):
+        problem.latency_ms([problem.space.dense()])
