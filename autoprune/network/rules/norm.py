@@ -19,8 +19,15 @@ from autoprune.network.rules.pointwise import meet
     "batch_norm",
 )
 def batch_norm(call: Call) -> Planes:
-    """Weight, bias and running statistics are coupled with dimension 1."""
+    """Weight, bias and running statistics are coupled with dimension 1.
+
+    With batch statistics (weight standardisation) everything but dimension 1 is mixed.
+    """
     image = call.args[0]
+    if "batch_norm" in call.name and any(arg is True for arg in call.args[5:6]):
+        for plane in call.planes_of(image):
+            if varying(plane) != (1,):
+                call.coupling.mix(plane)
     affine = [tensor for tensor in call.args[1:5] if isinstance(tensor, Tensor)]
     return _with_parameters(call, image, affine, first_dim=1)
 
