@@ -66,7 +66,7 @@ class Surgeon:
                         self._patterns.append((size, members))
                     dims.append((dim, known[key]))
             self._cuts.append((tensor, isinstance(tensor, nn.Parameter), dims))
-        self._templates: dict[int, _Template] = {}
+        self._templates: dict[nn.Module, _Template] = {}
 
     def cut(self, plan: PruningPlan) -> nn.Module:
         """Return the pruned network; it shares nothing writable with the original.
@@ -140,9 +140,9 @@ class Surgeon:
             return known
         if hasattr(type(module), "__deepcopy__"):
             return copy.deepcopy(module, memo)
-        template = self._templates.get(id(module))
+        template = self._templates.get(module)
         if template is None:
-            template = self._templates[id(module)] = _Template.of(module)
+            template = self._templates[module] = _Template.of(module)
         twin = memo[id(module)] = type(module).__new__(type(module))
         attributes = twin.__dict__
         attributes.update(template.fixed)

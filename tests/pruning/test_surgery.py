@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cloudpickle
 import pytest
 import torch
 from torch import nn
@@ -155,3 +156,11 @@ def test_a_plan_that_does_not_fit_is_refused(
 def test_a_malformed_plan_file_is_refused(data: dict) -> None:
     with pytest.raises(PruningError, match="a pruning plan is"):
         PruningPlan.from_json(data)
+
+
+def test_a_surgeon_that_has_cut_still_cuts_in_another_process(network: Network) -> None:
+    surgeon, plan = Surgeon(network), _plan(network)
+    pruned = surgeon.cut(plan)
+    again = cloudpickle.loads(cloudpickle.dumps(surgeon)).cut(plan)
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(again(x), pruned(x))
