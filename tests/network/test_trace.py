@@ -11,6 +11,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from autoprune.errors import TraceError
+from autoprune.network.groups import ChannelGroup
 from autoprune.network.network import Network
 from autoprune.network.resnet import digits_resnet20
 from autoprune.network.trace import trace
@@ -295,3 +296,59 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
 def test_a_model_that_does_not_run_says_so() -> None:
     with pytest.raises(TraceError, match=r"Linear does not run on inputs of shapes \[\(1, 4\)\]"):
         trace(nn.Linear(3, 2), (torch.zeros(1, 4),))
+
+
+class _LlamaBlock(nn.Module):
+    """Grouped-query attention with rotary positions and a gated perceptron."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.o = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+        self.k, self.v = nn.Linear(32, 16, bias=False), nn.Linear(32, 16, bias=False)
+        self.gate, self.up = nn.Linear(32, 40, bias=False), nn.Linear(32, 40, bias=False)
+        self.down = nn.Linear(40, 32, bias=False)
+        self.norm, self.norm2 = nn.RMSNorm(32), nn.RMSNorm(32)
+        self.register_buffer("frequencies", 10.0 ** -torch.linspace(0, 1, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, _ = x.shape
+        angles = torch.arange(t)[:, None] * self.frequencies
+        angles = torch.cat([angles, angles], -1)
+
+        def heads(y: torch.Tensor) -> torch.Tensor:
+            return y.view(n, t, -1, 8).transpose(1, 2)
+
+        def rotated(y: torch.Tensor) -> torch.Tensor:
+            turned = torch.cat([-y[..., 4:], y[..., :4]], -1)
+            return y * angles.cos() + turned * angles.sin()
+
+        h = self.norm(x)
+        q, k, v = rotated(heads(self.q(h))), rotated(heads(self.k(h))), heads(self.v(h))
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.o(y.transpose(1, 2).reshape(n, t, -1))
+        h = self.norm2(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+def test_key_value_groups_with_their_queries_are_units() -> None:
+    model = nn.Sequential(nn.Embedding(50, 32), _LlamaBlock(), nn.Linear(32, 50, bias=False))
+    network = verified(trace(model, (torch.randint(0, 50, (2, 6)),)))
+    assert not network.unsupported
+    by_name = {group.name: group for group in network.groups}
+    pairs = {(m.path, m.dim): m.per_unit for m in by_name["1.q"].members}
+    assert by_name["1.q"].size == 2
+    assert pairs == {
+        ("1.q.weight", 0): 16,
+        ("1.k.weight", 0): 8,
+        ("1.v.weight", 0): 8,
+        ("1.o.weight", 1): 16,
+    }
+    assert by_name["1.gate"].size == 40
+    assert next(g for g in network.groups if ("0.weight", 1) in _places(g)).mixed
+    assert network.frozen["0"] == "rows of a table are named by number"
+    assert [block.name for block in network.blocks] == ["1"]
+
+
+def _places(group: ChannelGroup) -> set[tuple[str, int]]:
+    return {(member.path, member.dim) for member in group.members}

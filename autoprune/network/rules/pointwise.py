@@ -42,7 +42,9 @@ def meet(
         for plane in own:
             for other, shape in enumerate(shapes):
                 if other != index:
-                    _meet_one(coupling, plane, shape, planes[other], reason)
+                    partners = [p for p in planes[other] if not _shared_by(shapes[index], p)]
+                    if partners or not planes[other]:
+                        _meet_one(coupling, plane, shape, partners, reason)
     return merge(planes)
 
 
@@ -54,13 +56,11 @@ def _meet_one(
     reason: str,
 ) -> None:
     """Couple ``plane`` with one other operand of ``shape`` that carries ``partners``."""
-    dims = varying(plane)
-    met = [dim for dim in dims if shape[dim] > 1]
+    met = [dim for dim in varying(plane) if shape[dim] > 1]
     if not met:
         return
     sharing = [partner for partner in partners if set(varying(partner)) & set(met)]
-    broadcast = [dim for dim in dims if dim not in met]
-    if broadcast and min(broadcast) < max(met):
+    if _shared_by(shape, plane):
         for dim in met:
             coupling.tie_along(plane, dim, reason)
         for partner in sharing:
@@ -70,6 +70,18 @@ def _meet_one(
             coupling.couple(plane, partner, None)
     else:
         coupling.freeze(plane, reason)
+
+
+def _shared_by(shape: tuple[int, ...], plane: Tensor) -> bool:
+    """Return whether an operand of ``shape`` repeats for every row of ``plane``.
+
+    Its own positions then belong to no single row: a rotary frequency or a query norm that all
+    heads use. It makes each row indivisible and goes with none of them.
+    """
+    dims = varying(plane)
+    repeated = [dim for dim in dims if shape[dim] == 1]
+    inner = [dim for dim in dims if shape[dim] > 1]
+    return bool(repeated and inner and min(repeated) < max(inner))
 
 
 def merge(planes: Sequence[Sequence[Tensor]]) -> Planes:
