@@ -29,13 +29,13 @@ class Affine:
     const: int
     terms: tuple[tuple[int, int], ...] = ()
 
-    def at(self, widths: Sequence[int]) -> int:
+    def at(self, widths: Sequence[int] | Int[np.ndarray, " groups"]) -> int:
         """Return the dimension for one vector of group widths.
 
         >>> Affine(3, ((0, 2),)).at([10])
         23
         """
-        return self.const + sum(multiplicity * widths[group] for group, multiplicity in self.terms)
+        return self.const + sum(m * int(widths[group]) for group, m in self.terms)
 
     def without(self, sizes: Sequence[int], position: Mapping[int, int]) -> Affine:
         """Return the dimension with some groups held at full width and the others renumbered.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from autoprune.network.groups import ParamSlice, kept_positions
@@ -123,7 +124,7 @@ class Surgeon:
             memo[id(tensor)] = result
         return self._clone(self.network.model, memo)
 
-    def _positions(self, pattern: int, kept: dict[str, np.ndarray[Any, Any]]) -> Tensor | None:
+    def _positions(self, pattern: int, kept: dict[str, Int[np.ndarray, " _"]]) -> Tensor | None:
         """Return which positions of a cut dimension stay, ``None`` for all."""
         size, members = self._patterns[pattern]
         cut = [(member, kept[group]) for group, member in members if group in kept]

@@ -1,310 +1,284 @@
-"""Geometry of the page's figures: where marks, lines and ticks lie, in per cent of the plot.
+"""The page's figures, drawn by plotly.
 
-Positions count from the left and from the top. The template draws them; since every position is
-relative, a figure fits any screen while its text keeps its size.
+Colours are names of the page's CSS variables; the page's script puts in what they stand for, which
+depends on whether the reader's screen is light or dark. Plotly reads text as a kind of HTML, so
+every name is escaped here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+import plotly.graph_objects as go
 
 from autoprune.report import text
-from autoprune.report.data import GroupWidth, ReportData
+from autoprune.report.data import GroupWidth, KernelTime, ReportData
 
-#: More dominated trials than this only slow the page down; the rest is left out evenly.
-MAX_DOMINATED = 1500
+#: Kernels shown before the rest is summed up.
+TOP_KERNELS = 12
 #: Dominated trials stretch the accuracy axis by the span of the front, or by this if it is more.
 _STRETCH = 0.05
+#: A budget up to this many times the slowest network is shown; beyond, it would squeeze the rest.
+_FAR = 1.5
+#: Names on an axis keep their end, which tells neighbours apart; pointing at a bar shows all of it.
+_LABEL_LENGTH = 22
 
 
-@dataclasses.dataclass(frozen=True)
-class Tick:
-    """A labelled position on an axis.
-
-    Attributes:
-        at: Position in per cent.
-        label: What stands there.
-    """
-
-    at: float
-    label: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Axis:
-    """A linear scale.
-
-    Attributes:
-        low: Value at 0 per cent of the way.
-        high: Value at 100 per cent of the way.
-        ticks: Values to label.
-        percent: Whether the values are fractions shown as percentages.
-        upright: Whether it runs from the bottom up.
-    """
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-    percent: bool = False
-    upright: bool = False
-
-    @classmethod
-    def covering(
-        cls, low: float, high: float, *, percent: bool = False, upright: bool = False
-    ) -> Axis:
-        """Return an axis from ``low`` to ``high`` with about five round ticks."""
-        if not high > low:
-            low, high = low - 0.5 * abs(low) - 1e-9, high + 0.5 * abs(high) + 1e-9
-        return cls(
-            low=low, high=high, ticks=round_ticks(low, high), percent=percent, upright=upright
+def front(data: ReportData) -> go.Figure:
+    """Return accuracy against latency: the front with the profile's error, and what it beats."""
+    complete, error = data.complete, data.profile.error
+    slowest_ms = max([data.dense.latency_ms, *complete["latency_ms"]])
+    figure = _figure(
+        height=470,
+        showlegend=True,
+        legend={"y": 1.06},
+        xaxis={
+            "title": "predicted latency, ms",
+            "rangemode": "nonnegative",
+            "autorangeoptions": {"clipmax": _FAR * slowest_ms},
+        },
+        yaxis={"title": "accuracy", "tickformat": "~%", "range": _accuracy_range(data)},
+    )
+    dominated = complete[~complete["on_front"]].to_dict("records")
+    figure.add_trace(_networks("dominated trials", "dominated", dominated, error))
+    figure.update_traces(marker={"size": 7, "opacity": 0.35})
+    if data.budget_ms is not None:
+        figure.add_vline(
+            data.budget_ms,
+            line={"color": "var(--budget)", "dash": "dash", "width": 2},
+            annotation={
+                "text": f"budget {text.milliseconds(data.budget_ms)}",
+                "font": {"color": "var(--budget)"},
+            },
+            annotation_position="top",
         )
-
-    def at(self, value: float) -> float:
-        """Return where ``value`` lies, in per cent of the plot."""
-        share = (value - self.low) / (self.high - self.low)
-        return round(100 * (1 - share if self.upright else share), 3)
-
-    @property
-    def labels(self) -> tuple[Tick, ...]:
-        """The ticks with as many decimals as their step needs."""
-        scale = 100 if self.percent else 1
-        unit = " %" if self.percent else ""
-        step = scale * (self.ticks[1] - self.ticks[0]) if len(self.ticks) > 1 else 1.0
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-        return tuple(
-            Tick(self.at(tick), f"{scale * tick:,.{decimals}f}{unit}") for tick in self.ticks
+    bars = {
+        "type": "percent",
+        "value": 100 * error,
+        "color": "var(--error)",
+        "thickness": 1.5,
+        "width": 0,
+    }
+    figure.add_trace(
+        _networks(
+            f"Pareto front, ± {text.percent(error, 0)} latency error",
+            "front",
+            data.front.to_dict("records"),
+            error,
+        ).update(mode="lines+markers", line={"shape": "hv", "width": 2}, error_x=bars)
+    )
+    if data.chosen is not None:
+        chosen = complete[complete["number"] == data.chosen.trial].to_dict("records")
+        star = {"size": 16, "symbol": "star"}
+        figure.add_trace(
+            _networks("chosen network", "chosen", chosen, error).update(marker=star, error_x=bars)
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A point with its values.
-
-    Attributes:
-        x: From the left, per cent.
-        y: From the top, per cent.
-        title: Its values in words.
-        chosen: Whether it is the chosen network.
-    """
-
-    x: float
-    y: float
-    title: str
-    chosen: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrontFigure:
-    """Accuracy against latency.
-
-    Attributes:
-        x: Latency, ms.
-        y: Accuracy, fraction.
-        line: The best accuracy reachable at each latency, as SVG points.
-        band: The same within the profile's error, as SVG points.
-        front: Networks on the front, fastest first.
-        dominated: Networks that are not.
-        dense: The network before pruning.
-        budget: Position of the budget, ``None`` where there is none or it is off the chart.
-        left_out: Dominated networks not drawn because there are too many.
-        below: Dominated networks that lie below the chart.
-    """
-
-    x: Axis
-    y: Axis
-    line: str
-    band: str
-    front: tuple[Mark, ...]
-    dominated: tuple[Mark, ...]
-    dense: Mark
-    budget: float | None
-    left_out: int
-    below: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CurveFigure:
-    """One growing value over the trials.
-
-    Attributes:
-        x: Finished trials.
-        y: The value, a fraction.
-        line: The curve as SVG points.
-        marks: The trials at which it grew.
-    """
-
-    x: Axis
-    y: Axis
-    line: str
-    marks: tuple[Mark, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A column of the widths figure.
-
-    Attributes:
-        x: Left edge, per cent.
-        width: Per cent of the plot.
-        height: Kept share, per cent.
-        title: Its values in words.
-    """
-
-    x: float
-    width: float
-    height: float
-    title: str
-
-
-def round_ticks(low: float, high: float, about: int = 5) -> tuple[float, ...]:
-    """Return the multiples of 1, 2 or 5 times a power of ten in [low, high], about ``about`` many.
-
-    >>> round_ticks(0.0, 18.2)
-    (0.0, 5.0, 10.0, 15.0)
-    """
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = min((1, 2, 5, 10), key=lambda factor: abs(math.log(factor * power / raw))) * power
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return tuple(round(index * step, 12) for index in range(first, last + 1))
-
-
-def front_figure(data: ReportData) -> FrontFigure:
-    """Return accuracy against latency for every complete trial."""
-    front, complete = data.front, data.complete
-    dominated = complete[~complete["on_front"]]
-    x, y = _latency_axis(data), _accuracy_axis(data)
-    below = dominated["accuracy"] < y.low
-    shown = dominated[~below]
-    rows = np.unique(np.linspace(0, len(shown) - 1, min(len(shown), MAX_DOMINATED)).astype(int))
-    steps = front[["latency_ms", "accuracy"]].to_numpy(float)
-    dense, error = data.dense, data.profile.error
-    budget = None if data.budget_ms is None or data.budget_ms > x.high else x.at(data.budget_ms)
-    return FrontFigure(
-        x=x,
-        y=y,
-        line=_svg_points(_stairs(steps, dense.latency_ms), x, y),
-        band=_svg_points(_band(steps, error, dense.latency_ms), x, y),
-        front=_trial_marks(data, front, x, y),
-        dominated=_trial_marks(data, shown.iloc[rows], x, y),
-        dense=Mark(
-            x=x.at(dense.latency_ms),
-            y=y.at(dense.accuracy),
-            title=f"dense network: {text.percent(dense.accuracy, 2)}, "
-            f"{text.milliseconds(dense.latency_ms)}",
-        ),
-        budget=budget,
-        left_out=len(shown) - len(rows),
-        below=int(below.sum()),
+    dense, diamond = [dataclasses.asdict(data.dense)], {"size": 12, "symbol": "diamond"}
+    return figure.add_trace(
+        _networks("dense network", "dense", dense, error).update(marker=diamond, error_x=bars)
     )
 
 
-def hypervolume_figure(data: ReportData) -> CurveFigure | None:
-    """Return the hypervolume over the trials, ``None`` before the first one."""
-    values = np.array(data.hypervolume, float)
-    if not len(values):
-        return None
-    margin = 0.08 * (np.ptp(values) or 0.1)
-    x = Axis.covering(0.0, float(len(values)))
-    x = dataclasses.replace(x, ticks=tuple(tick for tick in x.ticks if tick == round(tick)))
-    y = Axis.covering(
-        max(0.0, float(values.min() - margin)),
-        float(values.max() + margin),
-        percent=True,
-        upright=True,
+def hypervolume(data: ReportData) -> go.Figure:
+    """Return the hypervolume over the finished trials."""
+    figure = _figure(
+        height=300,
+        xaxis={"title": "trials finished", "rangemode": "tozero"},
+        yaxis={"title": "hypervolume", "tickformat": "~%"},
     )
-    trials = np.arange(1, len(values) + 1)
-    steps = np.stack([trials, values], axis=1)
-    grew = np.flatnonzero(np.diff(values, prepend=-np.inf) > 0)
-    numbers = data.trials["number"].to_numpy()
-    marks = tuple(
-        Mark(
-            x=x.at(float(trials[row])),
-            y=y.at(float(values[row])),
-            title=f"trial {numbers[row]}, {trials[row]} finished: "
-            f"{text.percent(float(values[row]), 2)}",
+    return figure.add_trace(
+        go.Scatter(
+            x=np.arange(1, len(data.hypervolume) + 1),
+            y=np.array(data.hypervolume, float),
+            mode="lines" if len(data.hypervolume) > 1 else "markers",
+            line={"color": "var(--front)", "shape": "hv", "width": 2},
+            hovertemplate="%{x} trials finished: %{y:.2%}<extra></extra>",
         )
-        for row in grew
     )
-    return CurveFigure(x=x, y=y, line=_svg_points(_stairs(steps, x.high), x, y), marks=marks)
 
 
-def width_bars(widths: Sequence[GroupWidth]) -> tuple[Bar, ...]:
-    """Return one bar per channel group, as high as the share of its units that is kept."""
-    slot = 100 / max(len(widths), 1)
-    return tuple(
-        Bar(
-            x=round(slot * (index + 0.1), 3),
-            width=round(0.8 * slot, 3),
-            height=round(100 * group.kept / group.size, 3),
-            title=f"{group.name}: keeps {group.kept} of {group.size}",
+def widths(groups: Sequence[GroupWidth]) -> go.Figure:
+    """Return the share of its units that each channel group keeps, input at the top."""
+    shares = [group.kept / group.size for group in groups]
+    figure = _bars(
+        {
+            "dense network": ("slot", [1.0 for _ in groups]),
+            "chosen network": ("chosen", shares),
+        },
+        names=[group.name for group in groups],
+        details=[
+            f"keeps {group.kept} of {group.size} ({text.percent(share, 0)})"
+            for group, share in zip(groups, shares, strict=True)
+        ],
+        row_height=22,
+    )
+    figure.data[0].text = [f"{group.kept} / {group.size}" for group in groups]
+    share_axis = {"range": [0, 1], "tickvals": [0, 0.5, 1], "tickformat": ".0%"}
+    return figure.update_layout(barmode="overlay", xaxis={"title": "units kept", **share_axis})
+
+
+def latency(kernels: Sequence[KernelTime]) -> go.Figure:
+    """Return the time of the kernels slowest in the dense network, in both networks."""
+    slowest = sorted(kernels, key=lambda kernel: -kernel.dense_ms)
+    shown, rest = slowest[:TOP_KERNELS], slowest[TOP_KERNELS:]
+    if rest:
+        shown.append(
+            KernelTime(
+                name=f"{len(rest)} other kernels" if len(rest) > 1 else "1 other kernel",
+                kind="together",
+                dense_ms=math.fsum(kernel.dense_ms for kernel in rest),
+                chosen_ms=math.fsum(kernel.chosen_ms for kernel in rest),
+            )
         )
-        for index, group in enumerate(widths)
+    figure = _bars(
+        {
+            "dense network": ("dense", [kernel.dense_ms for kernel in shown]),
+            "chosen network": ("chosen", [kernel.chosen_ms for kernel in shown]),
+        },
+        names=[kernel.name for kernel in shown],
+        details=[
+            f"{_plain(kernel.kind)}<br>dense {text.milliseconds(kernel.dense_ms)}<br>"
+            f"chosen {text.milliseconds(kernel.chosen_ms) if kernel.chosen_ms else 'gone'}"
+            for kernel in shown
+        ],
+        row_height=38,
+    )
+    for trace in figure.data:
+        trace.text = [text.significant(ms) if ms else "gone" for ms in trace.x]
+    most = max(max(trace.x) for trace in figure.data)
+    return figure.update_layout(xaxis={"title": "predicted time, ms", "range": [0, most]})
+
+
+def _figure(**layout: Any) -> go.Figure:
+    """Return an empty figure in the page's style."""
+    axis = {
+        "automargin": True,
+        "gridcolor": "var(--grid)",
+        "linecolor": "var(--dominated)",
+        "zeroline": False,
+        "title": {"standoff": 10, "font": {"size": 13}},
+    }
+    style = go.layout.Template(
+        layout={
+            "font": {"family": "var(--font)", "size": 13, "color": "var(--quiet)"},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+            "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+            "hovermode": "closest",
+            "hoverlabel": {
+                "align": "left",
+                "bgcolor": "var(--paper)",
+                "bordercolor": "var(--quiet)",
+                "font": {"family": "var(--font)", "color": "var(--ink)"},
+            },
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
+    # Whoever has zoomed in stays there when the colours change.
+    return go.Figure(layout={"template": style, "uirevision": "kept", **layout})
+
+
+def _networks(name: str, color: str, rows: Sequence[Mapping[Any, Any]], error: float) -> go.Scatter:
+    """Return networks as points; ``rows`` have the fields of ``NetworkFacts`` or of a trial."""
+    return go.Scatter(
+        name=name,
+        x=np.array([row["latency_ms"] for row in rows], float),
+        y=np.array([row["accuracy"] for row in rows], float),
+        mode="markers",
+        marker={"color": f"var(--{color})", "size": 9},
+        hovertext=[_network_text(name, row, error) for row in rows],
+        hoverinfo="text",
     )
 
 
-def _latency_axis(data: ReportData) -> Axis:
-    """Return an axis that shows every network and its error, from zero where that costs little."""
-    values = [data.dense.latency_ms, *data.complete["latency_ms"]]
-    low, high = min(values), max(values)
-    if data.budget_ms is not None and data.budget_ms < 1.5 * high:
-        high = max(high, data.budget_ms)
-    margin = 0.06 * (high - low)
-    if low < 0.2 * high:
-        return Axis.covering(0.0, high + margin)
-    return Axis.covering(max(0.0, low * (1 - data.profile.error) - margin), high + margin)
+def _network_text(name: str, row: Mapping[Any, Any], error: float) -> str:
+    """Return everything known about one network, a value per line."""
+    lines = [
+        f"trial {row['number']}" if "number" in row else name,
+        f"accuracy {text.percent(row['accuracy'], 2)}",
+        f"latency {text.milliseconds(row['latency_ms'])} ± {text.percent(error, 0)}",
+        f"loss {text.significant(row['loss'])}",
+        f"{text.count(row['macs'])} MACs, {text.count(row['params'])} parameters",
+    ]
+    if not pd.isna(row["test_accuracy"]):
+        lines.insert(2, f"test accuracy {text.percent(row['test_accuracy'], 2)}")
+    if "seconds" in row:
+        lines.append(f"evaluated in {text.significant(row['seconds'])} s")
+    return "<br>".join(lines)
 
 
-def _accuracy_axis(data: ReportData) -> Axis:
-    """Return an axis that shows the whole front and as many dominated trials as stay readable."""
+def _accuracy_range(data: ReportData) -> tuple[float, float]:
+    """Return a range with the whole front and as many dominated trials as stay readable."""
     accuracy = data.complete["accuracy"]
     top = max([data.dense.accuracy, *accuracy])
     front_low = min([data.dense.accuracy, *data.front["accuracy"]])
     floor = front_low - max(top - front_low, _STRETCH)
     low = min([front_low, *accuracy[accuracy >= floor]])
     margin = 0.08 * (top - low) or 0.01
-    # The margin above 100 % is kept so that marks are not cut; no tick stands there.
-    axis = Axis.covering(max(0.0, low - margin), top + margin, percent=True, upright=True)
-    return dataclasses.replace(axis, ticks=tuple(tick for tick in axis.ticks if tick <= 1))
+    return max(0.0, low - margin), top + margin
 
 
-def _trial_marks(data: ReportData, rows: pd.DataFrame, x: Axis, y: Axis) -> tuple[Mark, ...]:
-    chosen = None if data.chosen is None else data.chosen.trial
-    return tuple(
-        Mark(
-            x=x.at(row["latency_ms"]),
-            y=y.at(row["accuracy"]),
-            title=f"trial {row['number']}: {text.percent(row['accuracy'], 2)}, "
-            f"{text.milliseconds(row['latency_ms'])} "
-            f"± {text.percent(data.profile.error, 0)}, {text.count(row['macs'])} MACs, "
-            f"{text.count(row['params'])} parameters",
-            chosen=row["number"] == chosen,
-        )
-        for row in rows.to_dict("records")
+def _bars(
+    series: Mapping[str, tuple[str, Sequence[float]]],
+    *,
+    names: Sequence[str],
+    details: Sequence[str],
+    row_height: int,
+) -> go.Figure:
+    """Return rows of horizontal bars, the first on top.
+
+    Args:
+        series: Legend entry to colour and lengths, one per row.
+        names: What the rows are called. Two may have the same name, so rows are numbered.
+        details: What to say about a row besides its name, as plotly's HTML.
+        row_height: Height of a row in pixels.
+    """
+    rows = list(range(len(names)))
+    short = [
+        name if len(name) <= _LABEL_LENGTH else f"…{name[1 - _LABEL_LENGTH :].lstrip('.')}"
+        for name in names
+    ]
+    figure = _figure(
+        height=90 + row_height * len(names),
+        bargap=0.25,
+        legend={"traceorder": "normal"},
+        margin={"r": 75},  # for the numbers beside full bars
+        xaxis={"fixedrange": True},
+        yaxis={
+            "fixedrange": True,
+            "range": [len(names) - 0.5, -0.5],
+            "showgrid": False,
+            "ticklabelstandoff": 6,
+            "tickvals": rows,
+            "ticktext": [_plain(name) for name in short],
+        },
     )
+    for name, (color, lengths) in series.items():
+        figure.add_bar(
+            name=name,
+            orientation="h",
+            x=lengths,
+            y=rows,
+            marker={"color": f"var(--{color})", "line": {"width": 0}},
+            hovertext=[
+                f"{_plain(row)}<br>{detail}" for row, detail in zip(names, details, strict=True)
+            ],
+            hoverinfo="text",
+            textposition="outside",
+            textfont={"size": 11},
+            cliponaxis=False,
+        )
+    return figure
 
 
-def _stairs(steps: Float[np.ndarray, "n 2"], end: float) -> Float[np.ndarray, "m 2"]:
-    """Return the corners of the step function through ``steps``, held until ``end``."""
-    if not len(steps):
-        return np.zeros((0, 2))
-    until = np.append(steps[1:, 0], max(end, steps[-1, 0]))
-    corners = np.stack([steps, np.stack([until, steps[:, 1]], axis=1)], axis=1)
-    return corners.reshape(-1, 2)
-
-
-def _band(steps: Float[np.ndarray, "n 2"], error: float, end: float) -> Float[np.ndarray, "m 2"]:
-    """Return the outline between the step functions for the fastest and slowest true latency."""
-    fast = _stairs(steps * [1 - error, 1], end)
-    slow = _stairs(steps * [1 + error, 1], end)
-    return np.concatenate([fast, slow[::-1]])
-
-
-def _svg_points(corners: Float[np.ndarray, "m 2"], x: Axis, y: Axis) -> str:
-    return " ".join(f"{x.at(float(a)):g},{y.at(float(b)):g}" for a, b in corners)
+def _plain(name: str) -> str:
+    """Return ``name`` so that plotly shows it as it is."""
+    return html.escape(name, quote=False)

@@ -1,8 +1,9 @@
 """One self-contained HTML page about a run: no network, no other file, every string escaped.
 
-The figures are drawn as SVG by the template from :mod:`autoprune.report.figures`. The page's own
-style and script are named by their hashes in a Content-Security-Policy, so nothing else can run or
-be fetched, whatever a model name or an error message holds.
+The page holds plotly.js from the installed package and the figures of
+:mod:`autoprune.report.figures` as JSON. Its styles and scripts are named by their hashes in a
+Content-Security-Policy, so nothing else can run or be fetched, whatever a model name or an error
+message holds.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Sequence
 from importlib import resources
 
 import jinja2
+import plotly.graph_objects as go
+import plotly.offline
 from markupsafe import Markup
 
 from autoprune.files import write_atomically
 from autoprune.report import figures, text
-from autoprune.report.data import KernelTime, ReportData
+from autoprune.report.data import ReportData
 
-#: Kernels shown before the rest is summed up.
-TOP_KERNELS = 12
 #: Trial numbers listed per reason of failure.
 _LISTED = 12
 
@@ -45,21 +45,6 @@ class Failure:
     numbers: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KernelSum:
-    """Several kernels as one row.
-
-    Attributes:
-        count: How many there are.
-        dense_ms: Their time in the dense network.
-        chosen_ms: Their time in the chosen network.
-    """
-
-    count: int
-    dense_ms: float
-    chosen_ms: float
-
-
 def write_report(data: ReportData, path: str | os.PathLike[str]) -> None:
     """Write the page to ``path``; its folder must exist."""
     # Undecodable file names in a reason come as lone surrogates, which UTF-8 cannot hold.
@@ -69,34 +54,32 @@ def write_report(data: ReportData, path: str | os.PathLike[str]) -> None:
 def render(data: ReportData) -> str:
     """Return the page; the same data give the same text."""
     style, script = _packaged("page.css"), _packaged("page.js")
-    kernels = () if data.chosen is None else data.chosen.kernels
-    slowest = sorted(kernels, key=lambda kernel: -kernel.dense_ms)
-    top, others = slowest[:TOP_KERNELS], slowest[TOP_KERNELS:]
-    hypervolume = figures.hypervolume_figure(data)
+    plotly_js = plotly.offline.get_plotlyjs()
+    front = figures.front(data)
+    lowest = front.layout.yaxis.range[0]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             data=data,
             chosen=data.chosen_facts,
-            front=figures.front_figure(data),
-            hypervolume=hypervolume,
-            bars=figures.width_bars(data.chosen.widths if data.chosen else ()),
+            front=front,
+            below=int((data.complete["accuracy"] < lowest).sum()),
+            figures=figures,
             rows=data.front.to_dict("records"),
             tested=bool(data.front["test_accuracy"].notna().any()),
-            top=top,
-            rest=_sum(others) if others else None,
-            kernel_sum=_sum(kernels),
-            most_ms=max((max(k.dense_ms, k.chosen_ms) for k in kernels), default=0.0) or 1.0,
+            raised=_raised(data),
             failures=_failures(data),
             settings=text.flat_settings(data.run.settings),
             sections=_sections(data),
             trial_count=_trial_count(data),
             over_budget=_over_budget(data),
             style=Markup(style),
-            script=Markup(script),
-            style_hash=_csp_hash(style),
-            script_hash=_csp_hash(script),
+            # Plotly adds an empty style element and rules to it from its script. The style of its
+            # maps, which the page has none of, stays blocked; browsers note that in the console.
+            style_hashes=" ".join(map(_csp_hash, (style, ""))),
+            scripts=(Markup(plotly_js), Markup(script)),
+            script_hashes=" ".join(map(_csp_hash, (plotly_js, script))),
         )
     )
 
@@ -116,6 +99,7 @@ def _environment() -> jinja2.Environment:
         "change": text.change,
         "count": text.count,
         "significant": text.significant,
+        "json": _json,
     }
     return environment
 
@@ -124,18 +108,26 @@ def _packaged(name: str) -> str:
     return resources.files("autoprune.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _json(figure: go.Figure) -> Markup:
+    """Return a figure as JSON in which no character can end the script element around it."""
+    return Markup(figure.to_json(validate=False, engine="json"))
+
+
 def _csp_hash(content: str) -> str:
     """Return ``content``'s hash as a Content-Security-Policy names it."""
     digest = hashlib.sha256(content.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _sum(kernels: Sequence[KernelTime]) -> KernelSum:
-    return KernelSum(
-        count=len(kernels),
-        dense_ms=math.fsum(kernel.dense_ms for kernel in kernels),
-        chosen_ms=math.fsum(kernel.chosen_ms for kernel in kernels),
-    )
+def _raised(data: ReportData) -> list[tuple[int, int, float]]:
+    """Return (trials finished, number of the last one, hypervolume) wherever it grew."""
+    raised, last = [], -math.inf
+    pairs = zip(data.trials["number"], data.hypervolume, strict=True)
+    for finished, (number, hypervolume) in enumerate(pairs, start=1):
+        if hypervolume > last:
+            raised.append((finished, int(number), hypervolume))
+            last = hypervolume
+    return raised
 
 
 def _failures(data: ReportData) -> list[Failure]:

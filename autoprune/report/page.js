@@ -1,28 +1,29 @@
 "use strict";
 (() => {
-  // The values of a mark are its <title>; with a script they show at once and on focus too.
-  const tip = document.getElementById("tip");
-  const place = (mark) => {
-    const box = mark.getBoundingClientRect();
-    tip.textContent = mark.dataset.values;
-    tip.hidden = false;
-    const left = box.left + box.width / 2 - tip.offsetWidth / 2;
-    const edge = document.documentElement.clientWidth - tip.offsetWidth - 8;
-    const above = box.top - tip.offsetHeight - 8;
-    tip.style.left = window.scrollX + Math.max(8, Math.min(left, edge)) + "px";
-    tip.style.top = window.scrollY + (above > 0 ? above : box.bottom + 8) + "px";
+  // A figure names colours of the page; what they are depends on the reader's colour scheme.
+  const plots = document.querySelectorAll(".plot");
+  const draw = (width) => {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (key, value) => {
+      const name = typeof value === "string" && /^var\((--\w+)\)$/.exec(value);
+      return name ? style.getPropertyValue(name[1]).trim() : value;
+    };
+    for (const plot of plots) {
+      const figure = JSON.parse(plot.nextElementSibling.textContent, colour);
+      // A finger that starts on a figure scrolls the page.
+      if (matchMedia("(pointer: coarse)").matches) figure.layout.dragmode = false;
+      Object.assign(figure.layout, { width, autosize: !width });
+      Plotly.react(plot, figure.data, figure.layout, { displayModeBar: false, responsive: true });
+    }
   };
-  const hide = () => { tip.hidden = true; };
-  for (const title of document.querySelectorAll(".plot title")) {
-    const mark = title.parentNode;
-    mark.dataset.values = title.textContent;
-    title.remove();
-    mark.addEventListener("pointerenter", () => place(mark));
-    mark.addEventListener("pointerleave", hide);
-    mark.addEventListener("focus", () => place(mark));
-    mark.addEventListener("blur", hide);
-  }
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+  const print = (printing) => {
+    document.documentElement.classList.toggle("printing", printing);
+    draw(printing ? 680 : undefined);
+  };
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
 
   for (const button of document.querySelectorAll("button.copy")) {
     const code = button.parentNode.querySelector("code");

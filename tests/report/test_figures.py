@@ -1,147 +1,141 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from autoprune.report import figures
-from autoprune.report.data import GroupWidth, trial_table
+from autoprune.report.data import GroupWidth, KernelTime, trial_table
+
+MARKUP = '<a href="https://example.org">x</a></script>'
 
 
-def corners(points):
-    return np.array([pair.split(",") for pair in points.split()], float)
+def named(figure, start):
+    (trace,) = [trace for trace in figure.data if trace.name.startswith(start)]
+    return trace
 
 
-def trial(number, accuracy, latency_ms, *, on_front=False):
-    return {
-        "number": number,
-        "accuracy": accuracy,
-        "latency_ms": latency_ms,
-        "loss": 1.0,
-        "macs": 1,
-        "params": 1,
-        "status": "complete",
-        "on_front": on_front,
-    }
+def points(trace):
+    return np.stack([trace.x, trace.y], axis=1)
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0.0, 1.0), (0.83, 0.97), (3.0, 3.0001), (0.0, 123456.0), (0.2, 19.0)]
-)
-def test_ticks_are_few_round_and_inside(low, high):
-    ticks = figures.round_ticks(low, high)
+def test_the_front_figure_holds_every_complete_trial_once_and_the_dense_network(data):
+    figure = figures.front(data)
+    columns = ["latency_ms", "accuracy"]
+    dominated = data.complete[~data.complete["on_front"]]
+    chosen = data.complete[data.complete["number"] == data.chosen.trial]
 
-    assert 3 <= len(ticks) <= 9
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
-    step = ticks[1] - ticks[0]
-    mantissa = step / 10 ** np.floor(np.log10(step) + 1e-9)
-    assert min(abs(mantissa - round_step) for round_step in (1, 2, 5)) < 1e-3
-
-
-def test_an_axis_places_and_labels_values():
-    axis = figures.Axis.covering(0.6, 1.0, percent=True, upright=True)
-
-    assert axis.at(0.6) == 100
-    assert axis.at(1.0) == 0
-    assert [tick.label for tick in axis.labels] == ["60 %", "70 %", "80 %", "90 %", "100 %"]
+    assert np.array_equal(points(named(figure, "Pareto front")), data.front[columns])
+    assert np.array_equal(points(named(figure, "dominated")), dominated[columns])
+    assert np.array_equal(points(named(figure, "chosen")), chosen[columns])
+    assert points(named(figure, "dense")).tolist() == [[16.0, 0.93]]
 
 
-def test_an_axis_of_one_value_is_not_empty():
-    axis = figures.Axis.covering(5.0, 5.0)
+def test_what_is_judged_by_its_latency_carries_the_error_of_the_profile(data):
+    figure = figures.front(data)
 
-    assert axis.low < 5.0 < axis.high
-    assert axis.at(5.0) == 50
-
-
-def test_the_line_is_the_best_accuracy_reached_at_each_latency(data):
-    figure = figures.front_figure(data)
-    line = corners(figure.line)
-    front = data.front[["latency_ms", "accuracy"]].to_numpy(float)
-
-    for latency in np.linspace(4.0, 15.9, 50):
-        best = max(accuracy for ms, accuracy in front if ms <= latency)
-        at = line[line[:, 0] <= figure.x.at(latency) + 1e-9][-1]
-        assert at[1] == pytest.approx(figure.y.at(best), abs=0.01)
+    for name in ("Pareto front", "chosen", "dense"):
+        bars = named(figure, name).error_x
+        assert (bars.type, bars.value) == ("percent", 100 * data.profile.error)
 
 
-def test_the_band_spans_the_error_of_the_latency(data):
-    figure = figures.front_figure(data)
-    band = corners(figure.band)
-    fastest = data.front.iloc[0]
-    level = band[np.isclose(band[:, 1], figure.y.at(fastest["accuracy"]), atol=0.01)]
+def test_every_point_says_all_its_values(data):
+    figure = figures.front(data)
+    said = named(figure, "chosen").hovertext[0].replace("\N{NO-BREAK SPACE}", " ")
 
-    assert level[:, 0].min() == pytest.approx(figure.x.at(0.9 * fastest["latency_ms"]), abs=0.01)
-    assert np.isclose(level[:, 0], figure.x.at(1.1 * fastest["latency_ms"]), atol=0.01).any()
-
-
-def test_every_mark_says_its_values(data):
-    figure = figures.front_figure(data)
-
-    assert len(figure.front) == 3
-    assert [mark.chosen for mark in figure.front] == [False, True, False]
-    assert figure.front[1].title.replace("\N{NO-BREAK SPACE}", " ") == (
-        "trial 2: 90.00 %, 8.00 ms ± 10 %, 1.00 M MACs, 2.00 k parameters"
-    )
-    assert figure.budget == figure.x.at(10.0)
-
-
-def test_networks_far_below_the_front_are_counted_not_drawn(data, rows):
-    rows = [*rows, trial(9, 0.1, 3.0)]
-    data = dataclasses.replace(
-        data, trials=trial_table(rows), hypervolume=(*data.hypervolume, 0.66)
-    )
-    figure = figures.front_figure(data)
-
-    assert figure.below == 1
-    assert len(figure.dominated) == 1
-    assert all(0 <= mark.y <= 100 for mark in (*figure.front, *figure.dominated, figure.dense))
-
-
-def test_thousands_of_dominated_trials_are_thinned_and_the_rest_counted(data):
-    count = figures.MAX_DOMINATED + 700
-    rows = [trial(i, 0.86 + 1e-5 * i, 6.0) for i in range(count)]
-    rows.append(trial(count, 0.9, 5.0, on_front=True))
-    data = dataclasses.replace(
-        data, trials=trial_table(rows), hypervolume=(0.5,) * len(rows), chosen=None
-    )
-    figure = figures.front_figure(data)
-
-    assert len(figure.dominated) == figures.MAX_DOMINATED
-    assert figure.left_out == 700
-    assert len({mark.title for mark in figure.dominated}) == figures.MAX_DOMINATED
-
-
-def test_a_budget_far_to_the_right_is_not_drawn(data):
-    figure = figures.front_figure(dataclasses.replace(data, budget_ms=500.0))
-
-    assert figure.budget is None
-    assert figure.x.high < 30
-
-
-def test_the_figure_of_an_empty_run_shows_the_dense_network(empty):
-    figure = figures.front_figure(empty)
-
-    assert figure.line == ""
-    assert 0 <= figure.dense.x <= 100
-    assert 0 <= figure.dense.y <= 100
-    assert figures.hypervolume_figure(empty) is None
-
-
-def test_hypervolume_marks_are_the_trials_that_raised_it(data):
-    figure = figures.hypervolume_figure(data)
-
-    assert [mark.title.split(":")[0] for mark in figure.marks] == [
-        "trial 0, 1 finished",
-        "trial 2, 3 finished",
-        "trial 4, 5 finished",
+    assert said.split("<br>") == [
+        "trial 2",
+        "accuracy 90.00 %",
+        "test accuracy 89.00 %",
+        "latency 8.00 ms ± 10 %",
+        "loss 0.100",
+        "1.00 M MACs, 2.00 k parameters",
+        "evaluated in 1.50 s",
     ]
-    assert all(tick == round(tick) for tick in figure.x.ticks)
+    assert [said.split("<br>")[0] for said in named(figure, "Pareto front").hovertext] == [
+        "trial 0",
+        "trial 2",
+        "trial 4",
+    ]
 
 
-def test_bars_are_as_high_as_what_is_kept():
-    bars = figures.width_bars([GroupWidth("a", 16, 64), GroupWidth("b", 64, 64)])
+def test_the_budget_is_a_line_and_can_be_missing(data):
+    (line,) = figures.front(data).layout.shapes
 
-    assert [bar.height for bar in bars] == [25, 100]
-    assert bars[0].x + bars[0].width < bars[1].x
-    assert bars[0].title == "a: keeps 16 of 64"
+    assert (line.x0, line.x1) == (10.0, 10.0)
+    assert not figures.front(dataclasses.replace(data, budget_ms=None)).layout.shapes
+    far = figures.front(dataclasses.replace(data, budget_ms=500.0))
+    assert far.layout.xaxis.autorangeoptions.clipmax < 30
+
+
+def test_networks_far_below_the_front_do_not_squeeze_it(data, rows):
+    far = rows[0] | {"number": 9, "accuracy": 0.1, "on_front": False}
+    table = trial_table([*rows, far])
+    more = dataclasses.replace(data, trials=table, hypervolume=(*data.hypervolume, 0.66))
+
+    low, high = figures.front(more).layout.yaxis.range
+    assert (low, high) == figures.front(data).layout.yaxis.range
+    assert 0.1 < low < 0.7 < 0.93 < high
+    assert 0.1 in named(figures.front(more), "dominated").y
+
+
+def test_a_run_without_trials_shows_the_dense_network(empty):
+    figure = figures.front(empty)
+
+    assert [len(trace.x) for trace in figure.data] == [0, 0, 1]
+    low, high = figure.layout.yaxis.range
+    assert low < empty.dense.accuracy < high
+
+
+def test_the_hypervolume_is_drawn_over_finished_trials(data):
+    (line,) = figures.hypervolume(data).data
+
+    assert list(line.x) == [1, 2, 3, 4, 5]
+    assert tuple(line.y) == data.hypervolume
+
+
+def test_width_bars_are_as_long_as_what_is_kept():
+    figure = figures.widths([GroupWidth("a", 16, 64), GroupWidth("b" * 40, 64, 64)])
+
+    assert list(named(figure, "chosen").x) == [0.25, 1.0]
+    assert list(named(figure, "dense").x) == [1.0, 1.0]
+    assert list(named(figure, "dense").text) == ["16 / 64", "64 / 64"]
+    short = figure.layout.yaxis.ticktext
+    assert short[0] == "a"
+    assert len(short[1]) < 40
+    assert named(figure, "chosen").hovertext[1].startswith("b" * 40)
+
+
+def test_kernels_are_sorted_and_the_others_summed_up(data):
+    figure = figures.latency(data.chosen.kernels)
+
+    assert list(named(figure, "dense").x) == [*range(15, 3, -1), 1.0 + 2.0 + 3.0]
+    assert list(named(figure, "chosen").x) == [*np.arange(7, 1, -0.5), 0.0 + 0.5 + 1.0]
+    assert figure.layout.yaxis.ticktext[0] == "conv14"
+    assert figure.layout.yaxis.ticktext[-1] == "3 other kernels"
+
+
+def test_kernels_of_the_same_name_stay_apart():
+    kernel = KernelTime(name="conv", kind="conv", dense_ms=2.0, chosen_ms=0.0)
+    figure = figures.latency([kernel, kernel])
+
+    assert list(named(figure, "dense").y) == [0, 1]
+    assert list(named(figure, "chosen").text) == ["gone", "gone"]
+
+
+@pytest.mark.parametrize("kind", ["widths", "latency"])
+def test_names_are_shown_as_they_are(kind):
+    if kind == "widths":
+        figure = figures.widths([GroupWidth(MARKUP, 1, 2)])
+    else:
+        kernel = KernelTime(name=MARKUP, kind=MARKUP, dense_ms=1.0, chosen_ms=1.0)
+        figure = figures.latency([kernel])
+
+    content = figure.to_json(engine="json")
+    assert "<" not in content
+    shown = figure.layout.yaxis.ticktext + figure.data[0].hovertext
+    # Plotly's own line breaks are the only markup left.
+    assert not any("<" in text.replace("<br>", "") for text in shown)
+    assert "&lt;a href=" in json.loads(content)["data"][0]["hovertext"][0]
