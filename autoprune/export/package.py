@@ -24,13 +24,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import autoprune
 from autoprune.errors import ExportError, ModelError, PruningError, TraceError, UnknownNameError
 from autoprune.files import atomic_path, write_atomically
 from autoprune.network.factory import parse_call
 from autoprune.network.source import ModelSource
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.surgery import replay
+from autoprune.version import __version__
 
 #: What ``plan.json`` calls itself.
 FORMAT = "autoprune-network"
@@ -210,7 +210,7 @@ def save_package(
         plan=plan.to_json(),
         metrics=metrics,
         versions={
-            "autoprune": autoprune.__version__,
+            "autoprune": __version__,
             "torch": str(torch.__version__),
         },
         sha256=digest,
