@@ -1,0 +1,1 @@
+"""Operators and widths to milliseconds; knows no torch."""
