@@ -24,21 +24,22 @@ FRONT_COLUMNS = ("trial", "accuracy", "loss", "latency_ms", "macs", "params", "t
 def write_tables(data: ReportData, directory: str | os.PathLike[str]) -> None:
     """Write ``trials.parquet``, ``front.csv`` and ``front.json`` into an existing directory."""
     folder = Path(directory)
-    write_trials(data.trials, folder / "trials.parquet")
+    write_trials(data, folder / "trials.parquet")
     write_front_csv(data, folder / "front.csv")
     write_front_json(data, folder / "front.json")
 
 
-def write_trials(trials: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_trials(data: ReportData, path: str | os.PathLike[str]) -> None:
     """Write the trial table as parquet.
 
     Format and version lie in the file's metadata; ``pandas.read_parquet(path).attrs`` has them.
 
     Args:
-        trials: A table as :func:`autoprune.report.data.trial_table` makes it.
+        data: The run; its hypervolume after each trial becomes a column of its own.
         path: The file to write.
     """
-    table = trials[list(TRIAL_COLUMNS)].reset_index(drop=True)
+    table = data.trials[list(TRIAL_COLUMNS)].reset_index(drop=True)
+    table["hypervolume"] = list(data.hypervolume)
     table.attrs = {"format": "autoprune-trials", "version": VERSION}
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, engine="pyarrow")

@@ -13,6 +13,7 @@ def test_trials_come_back_as_they_were(data, tmp_path):
     write_tables(data, tmp_path)
     trials = pd.read_parquet(tmp_path / "trials.parquet")
 
+    assert tuple(trials.pop("hypervolume")) == data.hypervolume
     pd.testing.assert_frame_equal(trials, data.trials)
     assert trials.attrs == {"format": "autoprune-trials", "version": 1}
 
