@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class AutopruneError(Exception):
-    """Base of everything autoprune raises on purpose; the command line turns it into exit code 2."""
+    """Base of everything autoprune raises on purpose; the command line exits with code 2."""
 
 
 class UnknownNameError(AutopruneError):

@@ -29,7 +29,7 @@ def torchvision_names() -> list[str]:
     Raises:
         ModelError: torchvision is missing or does not fit this torch.
     """
-    torchvision = _torchvision()
+    torchvision = load_torchvision()
     return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
@@ -61,7 +61,7 @@ def build_torchvision(name: str, **kwargs: Any) -> nn.Module:
         # Their own initialisation samples every weight from scipy's truncated normal: minutes.
         kwargs.setdefault("init_weights", False)
     try:
-        model: nn.Module = _torchvision().models.get_model(name, weights=None, **kwargs)
+        model: nn.Module = load_torchvision().models.get_model(name, weights=None, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"torchvision cannot build {name} with {kwargs}: {error}") from error
     return model
@@ -105,7 +105,7 @@ def _refuse_weights(package: str, name: str, kwargs: dict[str, Any]) -> None:
         )
 
 
-def _torchvision() -> ModuleType:
+def load_torchvision() -> ModuleType:
     """Return torchvision, with the operators declared that it expects from its compiled part.
 
     The compiled part does not load beside a torch of another build (a CUDA wheel beside a
@@ -140,7 +140,7 @@ def _declare_missing() -> list[str]:
 
 def _timm() -> ModuleType:
     """Return timm, which imports torchvision."""
-    _torchvision()
+    load_torchvision()
     try:
         import timm
     except ModuleNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import pydantic
 
@@ -50,6 +51,16 @@ def load_task(
     call = dataclasses.replace(call, kwargs={**call.kwargs, **keywords})
     # An abstract class serves isinstance as well as any.
     return call_factory(call, Task, error=TaskError)  # type: ignore[type-abstract]
+
+
+def absolute_spec(spec: str) -> str:
+    """Return ``spec`` with its folder or file by an absolute path, so that it holds anywhere."""
+    name, _, target = spec.strip().partition(":")
+    if name in TASKS.names() and target:
+        return f"{name}:{Path(target).expanduser().absolute()}"
+    if name.endswith(".py"):
+        return f"{Path(name).expanduser().absolute()}:{target}"
+    return spec
 
 
 def _registered(name: str, target: str, keywords: dict[str, object]) -> Task:

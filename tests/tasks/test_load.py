@@ -8,7 +8,7 @@ import pytest
 
 from autoprune.errors import TaskError, UnknownNameError
 from autoprune.tasks.classification import ClassificationTask
-from autoprune.tasks.load import load_task
+from autoprune.tasks.load import absolute_spec, load_task
 from autoprune.tasks.registry import TASKS
 
 FACTORY = """
@@ -114,3 +114,11 @@ def test_listing_the_tasks_loads_no_optional_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_spec_made_absolute_holds_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_spec("image-folder:photos") == f"image-folder:{tmp_path / 'photos'}"
+    assert absolute_spec("mine.py:task(3)") == f"{tmp_path / 'mine.py'}:task(3)"
+    assert absolute_spec("digits") == "digits"
+    assert absolute_spec("package.module:task") == "package.module:task"

@@ -1,0 +1,279 @@
+"""``autoprune search``: the main job, and how it is continued."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from autoprune.errors import SettingsError
+
+if TYPE_CHECKING:
+    from autoprune.run import Run, SearchResult
+
+#: What ``--resume`` may be combined with, beside the options about output.
+_LIMITS = ("trials", "time_limit", "workers")
+
+
+def search(
+    model_name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="digits, torchvision:NAME, timm:NAME, package.module:factory or file.py:factory. "
+            "\\[default: digits]",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The same as the argument.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Trained weights: .safetensors, .pt or .pth.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="digits, cifar10:DIR, image-folder:DIR, package.module:factory or file.py:factory."
+            " \\[default: digits, for the model of that name]",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Device profile; `autoprune devices` lists them."),
+    ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(metavar="MS", help="Latency of one batch that no network may exceed."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Samples per batch. \\[default: the data's own]")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", help="Networks to evaluate. \\[default: 100]")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="S", help="Begin no evaluation after S seconds.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Search strategy. \\[default: tpe]")
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Importance criterion. \\[default: l2]")
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="What may be removed. \\[default: default]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="\\[default: 0]")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run directory. \\[default: runs/<UTC time>-<model>]"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Evaluations side by side. \\[default: physical cores]"),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="ray|inline", help="Worker processes or this one. \\[default: ray]"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Continue this run; takes --trials, --time-limit, --workers only."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the run directory and nothing else.")
+    ] = False,
+) -> None:
+    """Search for the Pareto front of pruned networks, and write the best one under the budget.
+
+    autoprune search --budget-ms 10 --device jetson
+
+    autoprune search torchvision:resnet50 --weights r50.pt --data image-folder:photos
+    --device jetson_orin_nano --budget-ms 20
+    """
+    given: dict[str, Any] = {
+        "model": _one_model(model_name, model),
+        "weights": weights,
+        "data": data,
+        "device": device,
+        "budget_ms": budget_ms,
+        "batch": batch,
+        "trials": trials,
+        "time_limit": time_limit,
+        "sampler": sampler,
+        "criterion": criterion,
+        "space": space,
+        "seed": seed,
+        "workers": workers,
+        "executor": executor,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    with _stopping_on_signals() as stopped_by:
+        run = None
+        try:
+            run = (
+                _new_run(given, output, console)
+                if resume is None
+                else (_old_run(given, output, resume, console))
+            )
+            result = _execute(run, console)
+        except KeyboardInterrupt:
+            _say_goodbye(run, console)
+            raise typer.Exit(128 + (stopped_by[0] if stopped_by else signal.SIGINT)) from None
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    elif quiet:
+        typer.echo(str(result.directory))
+    else:
+        _show(result, run)
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+def _one_model(argument: str | None, option: str | None) -> str | None:
+    if argument is not None and option is not None:
+        raise SettingsError(
+            f"two models were given, {argument!r} and --model {option!r}; give one of them"
+        )
+    return argument if option is None else option
+
+
+def _new_run(given: dict[str, Any], output: Path | None, console: Console) -> Run:
+    from autoprune.run import Run, RunSettings, own_task
+
+    model = given.get("model", "digits")
+    if "data" not in given:
+        given["data"] = own_task(model)
+    settings = RunSettings.checked({"model": model, **given})
+    with console.status("tracing and checking the network"):
+        run = Run.create(settings, output=output, say=_sayer(console))
+    console.print(f"run directory: {escape(str(run.directory.path))}")
+    return run
+
+
+def _old_run(given: dict[str, Any], output: Path | None, resume: Path, console: Console) -> Run:
+    from autoprune.run import Run
+
+    foreign = sorted((given.keys() - set(_LIMITS)) | ({"output"} if output else set()))
+    if foreign:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        raise SettingsError(
+            f"--resume continues a run with its own settings, so {options} cannot be given; "
+            "leave that out, or start a new run without --resume"
+        )
+    with console.status("tracing and checking the network"):
+        run = Run.resume(resume, limits=given, say=_sayer(console))
+    console.print(f"continuing {escape(str(run.directory.path))}")
+    return run
+
+
+def _execute(run: Run, console: Console) -> SearchResult:
+    from autoprune.cli.progress import progress
+
+    with progress(console, run) as listener:
+        return run.execute(listeners=[listener], say=_sayer(console))
+
+
+def _sayer(console: Console) -> Any:
+    return lambda sentence: console.print(f"[yellow]note:[/] {escape(sentence)}")
+
+
+def _say_goodbye(run: Run | None, console: Console) -> None:
+    if run is None or not (run.directory.path / "run.json").exists():
+        console.print("stopped before the search began; nothing was written")
+        return
+    console.print(
+        "stopped; every finished trial is kept. Continue with\n  "
+        + escape(run.directory.resume_command)
+    )
+
+
+@contextlib.contextmanager
+def _stopping_on_signals() -> Iterator[list[int]]:
+    """Let SIGTERM stop the body as Ctrl-C does; what is yielded fills with the signals' numbers.
+
+    A further signal while the body winds down is ignored.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show(result: SearchResult, run: Run) -> None:
+    """Print the last screen: what was gained, where it is, what to do next."""
+    from autoprune.report import text
+
+    console = Console(highlight=False, soft_wrap=True)
+    error = f"±{text.percent(result.device.error, 0)}"
+    if result.best is None:
+        console.print(f"[bold red]no network was found:[/] {escape(result.stopped)}")
+    else:
+        dense, best = result.dense, result.best
+        table = Table(title=None, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column()
+        for name in ("unpruned", f"best (trial {best.trial})", "change"):
+            table.add_column(name, justify="right")
+        table.add_row(
+            f"latency on {escape(result.device.name)}, {error}",
+            text.milliseconds(dense.latency_ms),
+            text.milliseconds(best.latency_ms),
+            text.change(best.latency_ms, dense.latency_ms),
+        )
+        for label, old, new in (
+            ("accuracy, search split", dense.accuracy, best.accuracy),
+            ("accuracy, test split", dense.test_accuracy, best.test_accuracy),
+        ):
+            gained = "" if old is None or new is None else text.points(new, old)
+            table.add_row(label, text.percent(old), text.percent(new), gained)
+        for label, old, new in (
+            ("MACs", dense.macs, best.macs),
+            ("parameters", dense.params, best.params),
+        ):
+            table.add_row(label, text.count(old), text.count(new), text.change(new, old))
+        console.print(table)
+    console.print(f"\n{len(result.points)} networks on the front; {escape(result.stopped)}")
+    if result.failures:
+        reason = next(iter(result.failures))
+        console.print(
+            f"[yellow]{sum(result.failures.values())} of {result.trials} trials failed,[/] most "
+            f"often: {escape(reason)}"
+        )
+    folder = run.directory.path
+    console.print(f"front   {escape(str(folder / 'front.csv'))}")
+    console.print(f"report  {escape(str(folder / 'report.html'))}")
+    if result.best is not None:
+        console.print(f"network {escape(str(folder / 'network'))}")
+        console.print(f"load    {escape(run.load_call)}")
+    console.print(
+        f"more    {escape(run.directory.resume_command)} "
+        f"--trials {2 * run.directory.record.settings.trials}"
+    )

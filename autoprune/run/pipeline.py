@@ -1,0 +1,287 @@
+"""One run from settings to files: made or continued, searched, scored once on test data."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import optuna
+from torch import nn
+
+from autoprune.errors import RunError
+from autoprune.evaluation import Evaluator
+from autoprune.execution import inline
+from autoprune.execution.driver import (
+    Limits,
+    Listener,
+    Record,
+    StudyDriver,
+    close_open_trials,
+)
+from autoprune.execution.workers import worker_count
+from autoprune.latency.profile import load_profile
+from autoprune.network.source import ModelSource
+from autoprune.pruning.criterion import build_criterion
+from autoprune.run.directory import (
+    SCRATCH_FOLDER,
+    ModelRecord,
+    RunDirectory,
+    RunRecord,
+    new_folder,
+    now,
+    versions,
+)
+from autoprune.run.outcome import load_call, write_outcome
+from autoprune.run.preparation import Prepared, Say, prepare
+from autoprune.run.results import (
+    SearchResult,
+    chosen_record,
+    front_records,
+)
+from autoprune.run.settings import RunSettings
+from autoprune.strategy.registry import build_sampler
+from autoprune.strategy.settings import load_space_settings
+from autoprune.tasks.base import Task
+from autoprune.tasks.load import absolute_spec
+
+#: Where the study keeps test accuracies, so that the test split is used once per network.
+_TEST_ACCURACY = "test_accuracy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One search: its directory, and everything it stands on.
+
+    Attributes:
+        directory: Where everything is written.
+        prepared: Model, data, latency and search space.
+    """
+
+    directory: RunDirectory
+    prepared: Prepared
+
+    @classmethod
+    def create(
+        cls,
+        settings: RunSettings,
+        *,
+        output: str | os.PathLike[str] | None = None,
+        model: nn.Module | None = None,
+        task: Task | None = None,
+        say: Say,
+    ) -> Run:
+        """Return a new run, ready to execute; its folder exists and is empty.
+
+        Args:
+            settings: Checked settings.
+            output: The folder; ``None`` is ``runs/<UTC time>-<model>``.
+            model: The model where ``settings.model`` is ``None``.
+            task: The task where ``settings.data`` is ``None``.
+            say: Hears of oddities that stop nothing.
+
+        Raises:
+            AutopruneError: Something named does not exist, fit or meet the budget, or the folder
+                cannot be written.
+        """
+        profile = load_profile(settings.device)
+        space = load_space_settings(settings.space)
+        described = ModelRecord(name=type(model).__name__, weights_sha256=None)
+        if settings.model is not None:
+            source = ModelSource.parse(settings.model, weights=settings.weights)
+            digest = source.describe()["weights_sha256"]
+            described = ModelRecord(name=settings.model, weights_sha256=digest)
+            # Files by their absolute path, so that the run can be continued from anywhere.
+            weights = None if source.weights is None else str(source.weights)
+            settings = settings.model_copy(update={"model": source.spec, "weights": weights})
+        if settings.data is not None:
+            settings = settings.model_copy(update={"data": absolute_spec(settings.data)})
+        folder = new_folder(output, described.name)
+        try:
+            prepared = prepare(settings, space, profile, model=model, task=task, say=say)
+        except BaseException:
+            with contextlib.suppress(OSError):  # not empty: then it stays
+                folder.rmdir()
+                if output is None:
+                    folder.parent.rmdir()
+            raise
+        record = RunRecord(
+            created=now(),
+            settings=settings,
+            model=described,
+            space=space,
+            profile=profile,
+            versions=versions(),
+        )
+        return cls(RunDirectory(folder, record), prepared)
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        limits: Mapping[str, object],
+        model: nn.Module | None = None,
+        task: Task | None = None,
+        say: Say,
+    ) -> Run:
+        """Return the run in ``path``, ready to go on.
+
+        Args:
+            path: The run directory.
+            limits: New ``trials``, ``time_limit`` or ``workers``.
+            model: The model where the run was given an object.
+            task: The task where the run was given an object.
+            say: Hears of oddities that stop nothing.
+
+        Raises:
+            AutopruneError: There is no run of this version, its weights have changed, or a limit
+                is wrong.
+        """
+        directory = RunDirectory.open(path)
+        record = directory.record
+        settings = record.settings.with_limits(limits)
+        if settings.model is not None:
+            source = ModelSource.parse(settings.model, weights=settings.weights)
+            if source.describe()["weights_sha256"] != record.model.weights_sha256:
+                raise RunError(
+                    f"the weights in {settings.weights} have changed since the run began; "
+                    "put the old file back, or start a new run"
+                )
+        prepared = prepare(settings, record.space, record.profile, model=model, task=task, say=say)
+        record = record.model_copy(update={"settings": settings})
+        return cls(RunDirectory(directory.path, record), prepared)
+
+    @property
+    def load_call(self) -> str:
+        """What to type in Python to load the best network."""
+        return load_call(self.directory)
+
+    def execute(self, *, listeners: Sequence[Listener] = (), say: Say) -> SearchResult:
+        """Search until a limit is reached, write every file, and return what was found.
+
+        Args:
+            listeners: Called after every evaluation.
+            say: Hears of oddities that stop nothing.
+
+        Raises:
+            RunError: The directory cannot be written, another process searches in it, or the
+                unpruned network cannot be scored.
+        """
+        with self.directory.locked():
+            self.directory.write_record()
+            return execute(self.directory, self.prepared, listeners=listeners, say=say)
+
+
+def execute(
+    directory: RunDirectory,
+    prepared: Prepared,
+    *,
+    listeners: Sequence[Listener] = (),
+    say: Say,
+) -> SearchResult:
+    """Search, or continue to search, and write everything into the run directory.
+
+    Args:
+        directory: The run, locked by the caller.
+        prepared: What it stands on.
+        listeners: Called after every evaluation.
+        say: Hears of oddities that stop nothing.
+
+    Raises:
+        RunError: The directory cannot be written, or the unpruned network cannot be scored.
+    """
+    settings, problem = directory.record.settings, prepared.problem
+    evaluator = _evaluator(settings, prepared)
+    try:
+        with _quiet_optuna():
+            sampler = build_sampler(settings.sampler, problem, seed=settings.seed)
+            study = directory.study(sampler)
+            close_open_trials(study)
+            driver = StudyDriver(
+                study,
+                problem,
+                limits=Limits(settings.trials, seconds=settings.time_limit),
+                listeners=listeners,
+            )
+            dense = _dense(driver, evaluator)
+            _search(driver, evaluator, directory)
+            tested = _test_accuracies(driver, evaluator, say)
+        result = write_outcome(directory, prepared, evaluator, driver, dense, tested, say)
+    except OSError as error:
+        raise RunError(
+            f"the run in {directory.path} stopped: {error}; every finished trial is kept, continue "
+            f"with `{directory.resume_command}`"
+        ) from error
+    return result
+
+
+def _evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
+    criterion = build_criterion(settings.criterion, seed=settings.seed)
+    batches = prepared.task.calibration(settings.calibration_samples)
+    return Evaluator(
+        prepared.network,
+        prepared.task,
+        problem=prepared.problem,
+        scores=criterion.score(prepared.network, batches),
+        calibration_samples=settings.calibration_samples,
+    )
+
+
+def _dense(driver: StudyDriver, evaluator: Evaluator) -> Record:
+    """Return the unpruned network's record, evaluated once per run."""
+    if driver.dense is not None:
+        return driver.dense
+    evaluation = evaluator(driver.problem.space.dense())
+    if evaluation.status != "complete":
+        raise RunError(f"the unpruned network cannot be scored: {evaluation.reason}")
+    return driver.record_dense(evaluation)
+
+
+def _search(driver: StudyDriver, evaluator: Evaluator, directory: RunDirectory) -> None:
+    settings = directory.record.settings
+    if settings.executor == "inline":
+        inline.run(driver, evaluator)
+        return
+    from autoprune.execution import tune  # ray takes seconds to import
+
+    tune.run(
+        driver,
+        evaluator,
+        workers=min(settings.workers or worker_count(), settings.trials),
+        scratch=directory.path / SCRATCH_FOLDER,
+    )
+
+
+def _test_accuracies(driver: StudyDriver, evaluator: Evaluator, say: Say) -> dict[int, float]:
+    """Return accuracy on the test split by trial number: the front, the best and the unpruned.
+
+    What an earlier session computed is not computed again.
+    """
+    stored: Mapping[str, float] = driver.study.user_attrs.get(_TEST_ACCURACY, {})
+    tested = {int(number): accuracy for number, accuracy in stored.items()}
+    budget = driver.problem.budget_ms
+    chosen = chosen_record(driver.records, budget)
+    reported = [driver.dense, chosen, *front_records(driver.records, budget)]
+    for record in reported:
+        if record is None or record.number in tested:
+            continue
+        try:
+            network = evaluator.build(record.evaluation.candidate)
+            tested[record.number] = evaluator.task.evaluate(network, "test").accuracy
+        except Exception as error:  # noqa: BLE001 - a task's own code; the search is not lost
+            say(f"no test accuracy for trial {record.number}: {type(error).__name__}: {error}")
+    driver.study.set_user_attr(_TEST_ACCURACY, {str(n): tested[n] for n in sorted(tested)})
+    return tested
+
+
+@contextlib.contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Leave reporting to the listeners, and put Optuna's verbosity back afterwards."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

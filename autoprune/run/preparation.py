@@ -1,0 +1,106 @@
+"""Builds and checks everything a search stands on, before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from torch import nn
+
+from autoprune.errors import ModelError, PruningError, TaskError
+from autoprune.latency.profile import DeviceProfile
+from autoprune.latency.roofline import Predictor, predictor_for
+from autoprune.network.network import Network
+from autoprune.network.source import ModelSource
+from autoprune.network.trace import trace
+from autoprune.pruning.verify import verified
+from autoprune.run.settings import RunSettings
+from autoprune.strategy.budget import check
+from autoprune.strategy.problem import Problem
+from autoprune.strategy.settings import SpaceSettings
+from autoprune.strategy.space import build_space
+from autoprune.tasks.base import Task
+from autoprune.tasks.load import load_task
+
+#: Hears what a user should know, one sentence at a time.
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything a search stands on, built and checked.
+
+    Attributes:
+        task: Data and metric.
+        network: The traced and verified network.
+        predictor: Latency of its candidates.
+        problem: Search space, latency and budget; at least one candidate meets the budget.
+    """
+
+    task: Task
+    network: Network
+    predictor: Predictor
+    problem: Problem
+
+
+def prepare(
+    settings: RunSettings,
+    space_settings: SpaceSettings,
+    profile: DeviceProfile,
+    *,
+    model: nn.Module | None = None,
+    task: Task | None = None,
+    say: Say,
+) -> Prepared:
+    """Build and check what ``settings`` name.
+
+    Args:
+        settings: Checked settings.
+        space_settings: The search space.
+        profile: The device profile.
+        model: The model where ``settings.model`` is ``None``.
+        task: The task where ``settings.data`` is ``None``.
+        say: Hears of oddities that stop nothing.
+
+    Raises:
+        AutopruneError: Something named does not exist, does not fit, or cannot meet the budget.
+    """
+    task = task or _task(settings)
+    network = verified(trace(model or _model(settings, say), task.example_inputs()))
+    if network.unsupported:
+        listed = ", ".join(f"{name} ({n}x)" for name, n in sorted(network.unsupported.items()))
+        say(f"operators without a rule froze the channels they met: {listed}")
+    space = build_space(network.groups, network.blocks, space_settings, alignment=profile.alignment)
+    if not space.distributions():
+        reasons = "; ".join(sorted(set(network.frozen.values()))[:3])
+        raise PruningError(
+            "nothing of this network can be removed within the search space "
+            f"({reasons or 'no group'}); `autoprune inspect` lists groups and what is frozen"
+        )
+    predictor = predictor_for(network.ops, profile)
+    problem = Problem(space, predictor.predict, settings.budget_ms)
+    check(problem)
+    for note in predictor.notes:
+        say(note)
+    if settings.budget_ms is not None and problem.dense_ms <= settings.budget_ms:
+        say(
+            f"the unpruned network already meets the budget of {settings.budget_ms:g} ms "
+            f"({problem.dense_ms:.3g} ms predicted); the search goes on for faster networks"
+        )
+    return Prepared(task=task, network=network, predictor=predictor, problem=problem)
+
+
+def _task(settings: RunSettings) -> Task:
+    if settings.data is None:
+        raise TaskError("this run was given its task as an object; pass it as task= again")
+    return load_task(settings.data, batch=settings.batch, search_samples=settings.search_samples)
+
+
+def _model(settings: RunSettings, say: Say) -> nn.Module:
+    if settings.model is None:
+        raise ModelError("this run was given its model as an object; pass it as model= again")
+    source = ModelSource.parse(settings.model, weights=settings.weights)
+    model, notes = source.build_with_notes(seed=settings.seed)
+    for note in notes:
+        say(note)
+    return model

@@ -1,0 +1,137 @@
+"""What a run was asked to do, validated whole before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from autoprune.errors import AutopruneError, SettingsError
+from autoprune.latency.profile import load_profile
+from autoprune.pruning.criterion import CRITERIA
+from autoprune.strategy.registry import SAMPLERS
+from autoprune.strategy.settings import load_space_settings
+
+_PositiveFloat = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+_PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+
+
+class RunSettings(pydantic.BaseModel):
+    """Settings of one search, as written to ``run.json``.
+
+    Attributes:
+        model: One line that names the model, ``None`` where it was given as an object.
+        weights: Absolute path of a file with its weights.
+        data: One line that names the task, ``None`` where it was given as an object.
+        device: Name or path of the device profile.
+        budget_ms: Latency no candidate may exceed, for one batch; ``None`` for no limit.
+        batch: Samples per deployment batch; ``None`` is the task's own.
+        trials: Evaluations, the unpruned network not counted.
+        time_limit: No evaluation starts after this many seconds of one session.
+        sampler: Name of the search strategy.
+        criterion: Name of the importance criterion.
+        space: Name or path of the search space.
+        seed: Of the sampler, of random weights and of checks.
+        workers: Evaluations side by side; ``None`` is one per physical core.
+        executor: ``"ray"`` for worker processes, ``"inline"`` for one after the other in this one.
+        calibration_samples: Training samples that scores and BatchNorm statistics come from.
+        search_samples: Most search samples an evaluation uses; ``None`` is the task's own.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = "digits"
+    weights: str | None = None
+    data: str | None = "digits"
+    device: str
+    budget_ms: _PositiveFloat | None = None
+    batch: _PositiveInt | None = None
+    trials: _PositiveInt = 100
+    time_limit: _PositiveFloat | None = None
+    sampler: str = "tpe"
+    criterion: str = "l2"
+    space: str = "default"
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    workers: _PositiveInt | None = None
+    executor: Literal["ray", "inline"] = "ray"
+    calibration_samples: Annotated[int, pydantic.Field(ge=2)] = 256
+    search_samples: _PositiveInt | None = None
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> RunSettings:
+        """Return the settings, every one of them valid and every name known.
+
+        Args:
+            values: Settings by name; what is left out takes its default.
+
+        Raises:
+            UnknownNameError: One name is unknown, and nothing else is wrong.
+            SettingsError: Something is wrong; the message lists all of it.
+        """
+        faults = _wrong_names(values)
+        try:
+            settings = cls.model_validate(dict(values))
+        except pydantic.ValidationError as error:
+            faults += [SettingsError(_fault(entry)) for entry in error.errors(include_url=False)]
+        if len(faults) == 1:
+            raise faults[0]
+        if faults:
+            listed = "\n".join(f"  {fault}" for fault in faults)
+            raise SettingsError(f"{len(faults)} settings are wrong:\n{listed}")
+        return settings
+
+    def with_limits(self, limits: Mapping[str, Any]) -> RunSettings:
+        """Return the settings with new limits, the only ones a run may change when it goes on.
+
+        Args:
+            limits: ``trials``, ``time_limit`` or ``workers``.
+
+        Raises:
+            SettingsError: Another setting came, or a value is wrong.
+        """
+        others = sorted(set(limits) - {"trials", "time_limit", "workers"})
+        if others:
+            raise SettingsError(
+                f"a run goes on with its own settings; only trials, time_limit and workers may "
+                f"change, not {', '.join(others)}. Start a new run for that"
+            )
+        try:
+            return type(self).model_validate(self.model_dump() | dict(limits))
+        except pydantic.ValidationError as error:
+            raise SettingsError(
+                "; ".join(_fault(entry) for entry in error.errors(include_url=False))
+            ) from None
+
+
+def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
+    """Return one error for each name that is looked up and not found."""
+    lookups = {
+        "device": load_profile,
+        "sampler": SAMPLERS.__getitem__,
+        "criterion": CRITERIA.__getitem__,
+        "space": load_space_settings,
+    }
+    faults: list[AutopruneError] = []
+    for setting, look_up in lookups.items():
+        value = values.get(setting)
+        if isinstance(value, str):
+            try:
+                look_up(value)
+            except AutopruneError as error:
+                faults.append(error)
+    return faults
+
+
+def _fault(entry: Any) -> str:  # pydantic_core.ErrorDetails, which its stubs make a TypedDict
+    """Return one line: which setting, what was expected, what came."""
+    name = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "missing":
+        return (
+            f"{name}: missing; `autoprune devices` lists the devices"
+            if name == "device"
+            else (f"{name}: missing")
+        )
+    if entry["type"] == "extra_forbidden":
+        return f"{name}: no such setting (known: {', '.join(RunSettings.model_fields)})"
+    return f"{name}: {str(entry['msg']).removeprefix('Input ')}, got {entry['input']!r}"

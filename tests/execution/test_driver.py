@@ -1,0 +1,262 @@
+import dataclasses
+import math
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from autoprune.execution import inline
+from autoprune.execution.driver import (
+    INTERRUPTED,
+    Limits,
+    Progress,
+    Record,
+    StudyDriver,
+    best_record,
+    close_open_trials,
+    read_records,
+)
+from autoprune.strategy.pareto import hypervolume
+from autoprune.strategy.registry import build_sampler
+from autoprune.strategy.space import Candidate
+from autoprune.testing.evaluators import AnalyticEvaluator, analytic_problem
+
+
+class Script(BaseSampler):
+    """Proposes given ratios of the first group, in order."""
+
+    def __init__(self, ratios):
+        self.ratios = list(ratios)
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        if param_name == "ratio/group0":
+            return self.ratios.pop(0)
+        return False if param_name.startswith("drop/") else 0.0
+
+
+def study_with(sampler):
+    return optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+
+
+def make(ratios, *, problem=None, limits=None, **options):
+    problem = problem or analytic_problem()
+    study = study_with(Script(ratios))
+    return StudyDriver(study, problem, limits=limits or Limits(trials=len(ratios)), **options)
+
+
+def removed(problem, ratio):
+    return problem.space.snap(Candidate((ratio, 0.0, 0.0), (False,)))
+
+
+def test_stores_what_the_evaluator_returns_and_reads_it_back():
+    driver = make([0.25, 0.5])
+    evaluator = AnalyticEvaluator(driver.problem)
+
+    inline.run(driver, evaluator)
+
+    assert [r.evaluation.candidate.ratios[0] for r in driver.records] == [0.25, 0.5]
+    assert driver.records == read_records(driver.study, driver.problem.space)
+    first = driver.records[0].evaluation
+    assert first.loss == pytest.approx(0.0625)
+    assert first.accuracy == pytest.approx(math.exp(-0.0625))
+    assert first.latency_ms == pytest.approx(3.75)  # 2750 units and one block
+    assert (first.macs, first.params) == (2750**2, 2750)
+    assert "all 2 trials are done" in driver.stopped
+
+
+def test_failed_evaluation_is_a_row_with_its_reason():
+    problem = analytic_problem()
+    evaluator = AnalyticEvaluator(problem, failing=[removed(problem, 0.5).key])
+    driver = make([0.25, 0.5, 0.75], problem=problem)
+
+    inline.run(driver, evaluator)
+
+    states = [trial.state for trial in driver.study.get_trials()]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    failed = read_records(driver.study, problem.space)[1]
+    assert failed.evaluation.reason == "ValueError: told to fail"
+    assert failed.evaluation.latency_ms == pytest.approx(3.5)
+    assert math.isnan(failed.evaluation.accuracy)
+    assert failed.counted
+
+
+def test_known_candidates_are_copied_and_do_not_count():
+    driver = make([0.25, 0.25, 0.5], limits=Limits(trials=2))
+    evaluator = AnalyticEvaluator(driver.problem)
+
+    inline.run(driver, evaluator)
+
+    assert len(evaluator.calls) == 2
+    copy = driver.records[1]
+    assert (copy.number, copy.duplicate_of, copy.counted) == (1, 0, False)
+    assert copy.evaluation.loss == driver.records[0].evaluation.loss
+    assert copy.evaluation.seconds == 0.0
+    assert read_records(driver.study, driver.problem.space)[1].duplicate_of == 0
+
+
+def test_candidate_that_is_being_evaluated_is_copied_when_it_is_done():
+    driver = make([0.25, 0.25, 0.5], limits=Limits(trials=2))
+    evaluator = AnalyticEvaluator(driver.problem)
+
+    first, second = driver.propose(), driver.propose()
+
+    assert (first.number, second.number) == (0, 2)
+    assert driver.study.get_trials()[1].state == TrialState.RUNNING
+    driver.record(first.number, evaluator(first.candidate))
+    assert driver.study.get_trials()[1].state == TrialState.COMPLETE
+    assert [r.duplicate_of for r in driver.records] == [None, 0]
+
+
+def test_proposals_already_known_end_the_search_after_a_bound():
+    driver = make([0.25] * 10, limits=Limits(trials=10, repeats=4))
+    evaluator = AnalyticEvaluator(driver.problem)
+
+    inline.run(driver, evaluator)
+
+    assert len(evaluator.calls) == 1
+    assert len(driver.records) == 5
+    assert "already known" in driver.stopped
+
+
+def test_failures_in_a_row_end_the_search():
+    problem = analytic_problem()
+    keys = [removed(problem, ratio).key for ratio in (0.2, 0.3, 0.4, 0.5)]
+    driver = make([0.1, 0.2, 0.3, 0.4, 0.5], problem=problem, limits=Limits(5, failures=3))
+
+    inline.run(driver, AnalyticEvaluator(problem, failing=keys))
+
+    assert [r.complete for r in driver.records] == [True, False, False, False]
+    assert "3 trials in a row failed: ValueError: told to fail" in driver.stopped
+
+
+def test_time_limit_stops_proposals():
+    now = [0.0]
+    driver = make([0.1, 0.2, 0.3], limits=Limits(3, seconds=10.0), clock=lambda: now[0])
+    evaluator = AnalyticEvaluator(driver.problem)
+    proposal = driver.propose()
+    now[0] = 9.9
+    assert driver.propose() is not None
+    now[0] = 10.0
+
+    assert driver.propose() is None
+    assert "time limit of 10 s" in driver.stopped
+    driver.record(proposal.number, evaluator(proposal.candidate))  # what runs may still end
+    assert driver.records[0].complete
+
+
+def test_continues_a_study_without_losing_or_repeating_a_trial():
+    problem = analytic_problem(budget_ms=3.0)
+    study = study_with(build_sampler("random", problem, seed=3))
+    evaluator = AnalyticEvaluator(problem)
+    first = StudyDriver(study, problem, limits=Limits(trials=5))
+    first.record_dense(evaluator(problem.space.dense()))
+    inline.run(first, evaluator)
+    before = list(first.records)
+    open_number = study.ask(problem.space.distributions()).number  # its process was killed
+
+    close_open_trials(study)
+    second = StudyDriver(study, problem, limits=Limits(trials=8))
+    inline.run(second, evaluator)
+
+    assert second.records[:6] == before
+    interrupted = second.records[6]
+    assert (interrupted.number, interrupted.evaluation.reason) == (open_number, INTERRUPTED)
+    assert not interrupted.counted
+    assert sum(record.counted for record in second.records) == 8
+    assert len(set(evaluator.calls)) == len(evaluator.calls) == 9
+
+
+def test_resumed_search_proposes_what_an_unbroken_one_does():
+    def candidates(sessions):
+        problem = analytic_problem(budget_ms=3.0)
+        study = study_with(build_sampler("tpe", problem, seed=3))
+        for trials in sessions:
+            driver = StudyDriver(study, problem, limits=Limits(trials))
+            inline.run(driver, AnalyticEvaluator(problem))
+        return [record.evaluation.candidate for record in driver.records]
+
+    assert candidates([25]) == candidates([12, 25])
+
+
+def test_interruption_marks_what_was_running():
+    problem = analytic_problem()
+
+    class Stopped(AnalyticEvaluator):
+        def __call__(self, candidate):
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().__call__(candidate)
+
+    driver = make([0.25, 0.5], problem=problem)
+    with pytest.raises(KeyboardInterrupt):
+        inline.run(driver, Stopped(problem))
+
+    states = [trial.state for trial in driver.study.get_trials()]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL]
+    assert read_records(driver.study, problem.space)[1].evaluation.reason == INTERRUPTED
+
+
+def test_dense_network_is_a_trial_that_counts_for_nothing_but_is_known():
+    driver = make([0.0, 0.5], limits=Limits(trials=1))
+    evaluator = AnalyticEvaluator(driver.problem)
+
+    dense = driver.record_dense(evaluator(driver.problem.space.dense()))
+    inline.run(driver, evaluator)
+
+    assert (dense.number, dense.dense, dense.counted) == (0, True, False)
+    assert StudyDriver(driver.study, driver.problem, limits=Limits(1)).dense == dense
+    assert [record.duplicate_of for record in driver.records] == [None, 0, None]
+    assert len(evaluator.calls) == 2
+
+
+def test_listeners_hear_of_every_evaluation():
+    heard: list[Progress] = []
+    problem = analytic_problem(budget_ms=3.6)
+    driver = make([0.25, 0.75, 0.5], problem=problem, listeners=[heard.append])
+
+    inline.run(driver, AnalyticEvaluator(problem))
+
+    assert [(p.done, p.total, p.fresh) for p in heard] == [(1, 3, 1), (2, 3, 2), (3, 3, 3)]
+    # The first is over the budget; the last is more accurate than the second.
+    assert [p.best.number if p.best else None for p in heard] == [None, 1, 2]
+    scores = [p.record.evaluation for p in heard]
+    for count, progress in enumerate(heard, start=1):
+        expected = hypervolume(
+            np.array([s.accuracy for s in scores[:count]]),
+            np.array([s.latency_ms for s in scores[:count]]),
+            dense_ms=4.0,
+        )
+        assert progress.record.hypervolume == pytest.approx(expected)
+
+
+def scored(number, accuracy, loss, latency_ms):
+    problem = analytic_problem()
+    known = AnalyticEvaluator(problem)(problem.space.dense())
+    scores = dataclasses.replace(known, accuracy=accuracy, loss=loss, latency_ms=latency_ms)
+    return Record(number=number, evaluation=scores)
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "best"),
+    [(None, 0), (9.0, 2), (4.0, 3), (3.0, 5), (1.0, None)],
+)
+def test_best_is_most_accurate_then_least_loss_then_fastest_then_first(budget_ms, best):
+    records = [
+        scored(0, 0.9, 0.5, 10.0),
+        scored(1, 0.8, 0.7, 5.0),
+        scored(2, 0.8, 0.6, 6.0),
+        scored(3, 0.7, 0.9, 3.5),
+        scored(4, 0.7, 0.9, 4.0),
+        scored(5, 0.5, 1.0, 3.0),
+        scored(6, 0.5, 1.0, 3.0),
+    ]
+    found = best_record(reversed(records), budget_ms)
+    assert (found.number if found else None) == best

@@ -1,0 +1,184 @@
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from ray import cloudpickle
+from torch import nn
+
+from autoprune.errors import TaskError
+from autoprune.evaluation import Evaluator, unit_order
+from autoprune.network.trace import trace
+from autoprune.pruning.verify import verified
+from autoprune.strategy.problem import Problem
+from autoprune.strategy.settings import SpaceSettings
+from autoprune.strategy.space import Candidate, build_space
+from autoprune.tasks.base import Score, Task, classification_score
+from autoprune.testing.evaluators import LinearLatency
+
+CLASSES = 4
+
+
+class Blobs(Task):
+    """Images whose class is the channel that is brightest."""
+
+    name = "blobs"
+
+    def __init__(self, error=None):
+        self.error = error
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(48, CLASSES, 6, 6, generator=generator)
+        self.labels = torch.arange(48) % CLASSES
+        self.images[torch.arange(48), self.labels] += 3.0
+
+    def example_inputs(self):
+        return (self.images[:8],)
+
+    def calibration(self, samples):
+        return [(self.images[:samples], self.labels[:samples])]
+
+    def evaluate(self, model, split):
+        if self.error is not None:
+            raise self.error
+        part = slice(16, 32) if split == "search" else slice(32, 48)
+        return classification_score(model, [(self.images[part], self.labels[part])])
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(CLASSES, 16, 3, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, CLASSES),
+    ).eval()
+    nn.init.uniform_(model[1].running_mean, -0.5, 0.5)
+    return verified(trace(model, Blobs().example_inputs()))
+
+
+def evaluator_for(task=None, scores=None):
+    traced = network()
+    settings = SpaceSettings(version=1, multiple=1)
+    space = build_space(traced.groups, traced.blocks, settings, alignment=1)
+    if scores is None:
+        scores = {group.name: np.arange(group.size, dtype=float) for group in traced.groups}
+    return Evaluator(
+        traced,
+        task or Blobs(),
+        problem=Problem(space, LinearLatency()),
+        scores=scores,
+        calibration_samples=16,
+    )
+
+
+def half(evaluator):
+    return evaluator.problem.space.snap(Candidate((0.5, 0.5)))
+
+
+def test_scores_agree_with_the_network_it_builds():
+    evaluator = evaluator_for()
+    candidate = half(evaluator)
+
+    evaluation = evaluator(candidate)
+
+    model = evaluator.build(candidate)
+    score = evaluator.task.evaluate(model, "search")
+    assert evaluation.status == "complete"
+    assert (evaluation.loss, evaluation.accuracy) == (score.loss, score.accuracy)
+    assert evaluation.params == sum(p.numel() for p in model.parameters())
+    assert evaluation.latency_ms == pytest.approx((8 + 4) / 1000)
+    # fvcore's convention by hand: 8 images, 4x4 and 2x2 outputs, then the linear layer
+    assert evaluation.macs == 8 * (16 * 8 * CLASSES * 9 + 4 * 4 * 8 * 9 + 4 * CLASSES)
+    assert evaluation.seconds > 0
+    assert evaluation.candidate == candidate
+
+
+def test_keeps_the_highest_scoring_units():
+    first = np.array([5.0, 1.0, 4.0, 2.0] * 4)
+    evaluator = evaluator_for(scores={"0": first, "3": np.arange(8.0)})
+    plan = evaluator.plan(half(evaluator))
+
+    assert plan.kept["0"] == (0, 2, 4, 6, 8, 10, 12, 14)
+    assert plan.kept["3"] == (4, 5, 6, 7)
+    weight = evaluator.build(half(evaluator))[0].weight
+    assert torch.equal(weight, evaluator.network.model[0].weight[0::2])
+
+
+def test_repairs_statistics_on_calibration_data():
+    evaluator = evaluator_for()
+    model = evaluator.build(half(evaluator))
+
+    features = model[0](Blobs().images[:16])
+    torch.testing.assert_close(model[1].running_mean, features.mean(dim=(0, 2, 3)))
+
+
+def test_unpruned_network_keeps_its_statistics_and_its_outputs():
+    evaluator = evaluator_for()
+    original = evaluator.network.model
+    images = Blobs().images[:4]
+
+    model = evaluator.build(evaluator.problem.space.dense())
+
+    torch.testing.assert_close(model(images), original(images), rtol=0, atol=0)
+    assert model is not original
+
+
+def test_users_model_is_never_modified():
+    evaluator = evaluator_for()
+    before = copy.deepcopy(evaluator.network.model.state_dict())
+
+    evaluator(half(evaluator))
+
+    after = evaluator.network.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_failure_becomes_an_evaluation_with_its_costs():
+    good = evaluator_for()
+    bad = evaluator_for(Blobs(error=TaskError("no data today")))
+
+    failed, complete = bad(half(bad)), good(half(good))
+
+    assert (failed.status, failed.reason) == ("failed", "TaskError: no data today")
+    assert (failed.macs, failed.params, failed.latency_ms) == (
+        complete.macs,
+        complete.params,
+        complete.latency_ms,
+    )
+    assert np.isnan(failed.loss)
+
+
+def test_loss_that_is_not_finite_is_a_failure():
+    evaluator = evaluator_for()
+    evaluator.task.evaluate = lambda model, split: Score(float("nan"), 0.5, 16)
+
+    evaluation = evaluator(half(evaluator))
+
+    assert (evaluation.status, evaluation.reason) == ("failed", "ValueError: the loss is nan")
+
+
+def test_interruption_passes():
+    evaluator = evaluator_for(Blobs(error=KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(half(evaluator))
+
+
+def test_survives_the_way_to_a_worker():
+    evaluator = evaluator_for()
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    copied = cloudpickle.loads(cloudpickle.dumps(evaluator))
+
+    here, there = evaluator(half(evaluator)), copied(half(evaluator))
+
+    assert (here.loss, here.accuracy, here.macs) == (there.loss, there.accuracy, there.macs)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(3), np.array([0.0, np.nan])])
+def test_unit_order_refuses_scores_that_do_not_fit(scores):
+    with pytest.raises(ValueError, match="expected 2 finite scores"):
+        unit_order(scores, 2)
