@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+#: Names a message lists where there are too many to list them all.
+_LISTED = 12
+
+
 class AutopruneError(Exception):
     """Base of everything autoprune raises on purpose; the command line exits with code 2."""
 
@@ -22,10 +26,14 @@ class UnknownNameError(AutopruneError):
             known: Every name that would have been accepted.
         """
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, self.known, n=_LISTED, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        names = ", ".join(self.known) or "none"
-        super().__init__(f"no {kind} named {name!r}{hint} Known: {names}")
+        listed, rest = self.known, ""
+        if len(listed) > 2 * _LISTED:
+            listed = near or listed[:_LISTED]
+            rest = f", ... ({len(self.known)} in all)"
+        names = ", ".join(listed) or "none"
+        super().__init__(f"no {kind} named {name!r}{hint} Known: {names}{rest}")
 
 
 class SettingsError(AutopruneError):

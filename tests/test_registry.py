@@ -39,3 +39,11 @@ def test_a_name_is_taken_once_but_the_same_object_may_return():
     assert things.register("a")(1) == 1
     with pytest.raises(ValueError, match="registered twice"):
         things.register("a")(2)
+
+
+def test_of_many_names_the_nearest_are_listed():
+    known = [f"net{number}" for number in range(100)]
+    message = str(UnknownNameError("network", "net1x", known))
+    assert "did you mean 'net1" in message
+    assert "(100 in all)" in message
+    assert message.count("net") < 20

@@ -75,6 +75,14 @@ def search(
         str | None,
         typer.Option(metavar="NAME|FILE", help="What may be removed. \\[default: default]"),
     ] = None,
+    search_samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Most samples one evaluation is scored on."),
+    ] = None,
+    calibration_samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Training samples for statistics. \\[default: 256]"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="\\[default: 0]")] = None,
     output: Annotated[
         Path | None,
@@ -118,6 +126,8 @@ def search(
         "sampler": sampler,
         "criterion": criterion,
         "space": space,
+        "search_samples": search_samples,
+        "calibration_samples": calibration_samples,
         "seed": seed,
         "workers": workers,
         "executor": executor,
