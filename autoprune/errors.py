@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 #: Names a message lists where there are too many to list them all.
 _LISTED = 12
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,11 +54,13 @@ def inspect(
 
     source = ModelSource.parse(model, weights=weights)
     module, notes = source.build_with_notes()
+    started = time.perf_counter()
     network = verified(trace(module, _inputs(source.spec, module, data, input_shape)))
+    seconds = time.perf_counter() - started
     if layers is not None:
         _write_layers(model, network, layers)
     if as_json:
-        typer.echo(json.dumps(described(model, network), indent=2))
+        typer.echo(json.dumps(described(model, network, seconds), indent=2))
         return
     console = Console(highlight=False)
     for note in notes:
@@ -65,13 +68,25 @@ def inspect(
     _show(console, model, network)
 
 
-def described(model: str, network: Network) -> dict[str, Any]:
-    """Return what ``--json`` prints."""
+def described(model: str, network: Network, seconds: float) -> dict[str, Any]:
+    """Return what ``--json`` prints.
+
+    Args:
+        model: What the user called it.
+        network: The traced and verified network.
+        seconds: Wall-clock time of tracing and of the trial cuts.
+    """
+    from autoprune.network.inputs import shapes as input_shapes
+
+    macs_share, params_share = network.ops.prunable_shares()
     return {
         "model": model,
-        "inputs": [list(tensor.shape) for tensor in network.inputs],
+        "inputs": [list(shape) for shape in input_shapes(network.inputs)],
         "macs": int(network.ops.macs()[0]),
         "params": int(network.ops.params()[0]),
+        "prunable_macs_share": macs_share,
+        "prunable_params_share": params_share,
+        "trace_seconds": seconds,
         "groups": [
             {
                 "name": group.name,
@@ -135,13 +150,17 @@ def _write_layers(model: str, network: Network, path: Path) -> None:
 
 
 def _show(console: Console, model: str, network: Network) -> None:
+    from autoprune.network.inputs import shapes as input_shapes
     from autoprune.report import text
 
-    shapes = " and ".join(str(tuple(tensor.shape)) for tensor in network.inputs)
+    macs_share, params_share = network.ops.prunable_shares()
+    shapes = " and ".join(map(str, input_shapes(network.inputs)))
     macs, params = int(network.ops.macs()[0]), int(network.ops.params()[0])
     console.print(
         f"{escape(model)} on inputs {shapes}: {text.count(macs)}MACs, {text.count(params)} "
-        f"parameters\n{len(network.groups)} channel groups, {len(network.blocks)} removable blocks"
+        f"parameters\n{len(network.groups)} channel groups, {len(network.blocks)} removable "
+        f"blocks; {text.percent(macs_share, 0)} of the MACs and {text.percent(params_share, 0)} "
+        "of the parameters can go with the channels"
     )
     if network.groups:
         console.print(_group_table(network))

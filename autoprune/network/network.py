@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
 
 from torch import nn
 
 from autoprune.network.groups import Block, ChannelGroup
+from autoprune.network.inputs import Inputs
 from autoprune.network.ops import OpTable
 
 
@@ -18,7 +18,8 @@ class Network:
 
     Attributes:
         model: The user's model, never modified.
-        inputs: Example inputs, one deployment batch.
+        inputs: Example inputs, one deployment batch: positional arguments in a tuple or keyword
+            arguments in a mapping.
         groups: Channel groups that can be cut; a width vector follows this order.
         blocks: Residual blocks that can be dropped; a keep vector follows this order.
         ops: Every operator and parameter with its affine dimensions.
@@ -29,7 +30,7 @@ class Network:
     """
 
     model: nn.Module
-    inputs: tuple[Any, ...]
+    inputs: Inputs
     groups: tuple[ChannelGroup, ...]
     blocks: tuple[Block, ...]
     ops: OpTable

@@ -184,6 +184,15 @@ class OpTable:
             len(block_position) - 1,
         )
 
+    def prunable_shares(self) -> tuple[float, float]:
+        """Return the shares of MACs and parameters that go when every group is cut to one unit."""
+        least = np.ones_like(self.full_widths)
+        macs, params = int(self.macs()[0]), int(self.params()[0])
+        return (
+            1 - int(self.macs(least)[0]) / macs if macs else 0.0,
+            1 - int(self.params(least)[0]) / params if params else 0.0,
+        )
+
     def macs(
         self,
         widths: Int[np.ndarray, "n groups"] | None = None,

@@ -18,13 +18,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from autoprune.errors import TraceError
 from autoprune.network.call import RULES, Call, base_name, is_pointwise, tensors_in
 from autoprune.network.groups import Block, ChannelGroup, ParamSlice
+from autoprune.network.inputs import Inputs, batch_size, call_model, normalised, shapes
 from autoprune.network.labels import AtomSpace, Coupling, Planes
 from autoprune.network.network import Network
 from autoprune.network.ops import Affine, OpTable, ParameterSize
 from autoprune.network.record import Record, Width, kind_of, record
 
 
-def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Network:
+def trace(model: nn.Module, inputs: Tensor | Inputs) -> Network:
     """Return what can be removed from ``model`` and what it costs, from one forward pass.
 
     The pass runs in eval mode without gradients on clones of the inputs; the model is left as it
@@ -32,26 +33,25 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Network:
 
     Args:
         model: Any module.
-        inputs: Example inputs, given positionally; the first dimension of the first tensor is the
-            batch that latency is predicted for.
+        inputs: Example inputs: a tensor, a tuple of positional arguments, or a mapping of keyword
+            arguments, nested as the model wants them. The first dimension of the first tensor is
+            the batch that latency is predicted for.
 
     Raises:
         TraceError: The model does not run on ``inputs``.
     """
     atoms = AtomSpace(model)
-    first = next(iter(tensors_in(inputs)), None)
-    batch = int(first.shape[0]) if first is not None and first.ndim else 1
-    tracer = _Tracer(atoms, batch)
-    cloned = torch.utils._pytree.tree_map_only(Tensor, torch.clone, inputs)
+    inputs = normalised(inputs)
+    tracer = _Tracer(atoms, batch_size(inputs))
     with _evaluating(model), tracer.watching(model), torch.no_grad():
         try:
             with tracer:
-                output = model(*cloned)
+                output = call_model(model, inputs)
         except Exception as error:
-            shapes = [tuple(t.shape) for t in tensors_in(inputs)]
             raise TraceError(
-                f"{type(model).__name__} does not run on inputs of shapes {shapes}: "
-                f"{type(error).__name__}: {error}. Pass example inputs that its forward accepts."
+                f"{type(model).__name__} does not run on inputs of shapes {shapes(inputs)}: "
+                f"{tracer.where}{type(error).__name__}: {error}. Pass example inputs that its "
+                "forward accepts, on the device of its weights."
             ) from error
     for tensor in tensors_in(output):
         for plane in tracer.planes_of(tensor):
@@ -192,7 +192,8 @@ class _Tracer(TorchDispatchMode):
         """Note which module runs, by hooks that are removed afterwards."""
         handles = []
         for path, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter(path)))
+            enter = self._enter(path)
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave))
         try:
             yield
@@ -200,9 +201,15 @@ class _Tracer(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def _enter(self, path: str) -> Callable[[nn.Module, Any], None]:
-        def enter(module: nn.Module, inputs: Any) -> None:
-            tensors = list(tensors_in(inputs))
+    @property
+    def where(self) -> str:
+        """The module that was running, for an error message."""
+        path = self._frames[-1].path if self._frames else ""
+        return f"in module {path!r}: " if path else ""
+
+    def _enter(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            tensors = list(tensors_in((args, kwargs)))
             planes = self.planes_of(tensors[0]) if tensors else ()
             shape = tuple(tensors[0].shape) if tensors else ()
             ids = tuple(id(tensor) for tensor in tensors[:1])
@@ -222,7 +229,7 @@ class _Tracer(TorchDispatchMode):
             self.residuals.append(_Residual(frame.path, frame.planes, self.planes_of(output)))
 
 
-def _assemble(model: nn.Module, inputs: tuple[Any, ...], tracer: _Tracer) -> Network:
+def _assemble(model: nn.Module, inputs: Inputs, tracer: _Tracer) -> Network:
     """Return the network from what the pass noted."""
     component, claimed, reasons = tracer.coupling.solve()
     units = _Units(tracer, component, claimed)

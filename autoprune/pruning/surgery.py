@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from autoprune.network.groups import ParamSlice, kept_positions
+from autoprune.network.inputs import Inputs
 from autoprune.network.network import Network
 from autoprune.network.trace import trace
 from autoprune.pruning.mend import Mender, mender, set_attribute
@@ -26,9 +27,9 @@ _IMMUTABLE = (int, float, str, bool, bytes, complex, type(None), type, torch.dty
 class Skip(nn.Identity):
     """Stands in for a dropped block: returns its first argument whatever else it is called with."""
 
-    def forward(self, input: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """Return ``input``."""
-        return input
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the first argument, by position or else by name."""
+        return args[0] if args else next(iter(kwargs.values()))
 
 
 class Surgeon:
@@ -203,7 +204,7 @@ def prune(network: Network, plan: PruningPlan) -> nn.Module:
     return Surgeon(network).cut(plan)
 
 
-def replay(model: nn.Module, inputs: tuple[Any, ...], plan: PruningPlan) -> nn.Module:
+def replay(model: nn.Module, inputs: Tensor | Inputs, plan: PruningPlan) -> nn.Module:
     """Return ``model``, a fresh copy of the original architecture, cut as ``plan`` says.
 
     Args:

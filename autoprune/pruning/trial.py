@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.network.call import tensors_in
+from autoprune.network.inputs import Inputs, call_model
 from autoprune.network.network import Network
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.surgery import Surgeon
+
+_HALF = (torch.float16, torch.bfloat16)
 
 #: Largest relative difference between a pruned network and the same one with zeroed units.
 TOLERANCE = 1e-4
@@ -30,7 +33,7 @@ class Trial:
             seed: Decides the lively parameters.
         """
         self.model = _lively(network, seed)
-        self._inputs = network.inputs
+        self._inputs = _widened(network.inputs)
         self._surgeon = Surgeon(dataclasses.replace(network, model=self.model))
         self._dense = self._run(self.model)
 
@@ -80,15 +83,16 @@ class Trial:
         return "", outputs
 
     def _run(self, model: nn.Module) -> list[Tensor]:
-        inputs = torch.utils._pytree.tree_map_only(Tensor, torch.clone, self._inputs)
         with torch.no_grad():
-            output = model.eval()(*inputs)
+            output = call_model(model.eval(), self._inputs)
         return [t for t in tensors_in(output) if t.is_floating_point()]
 
 
 def _lively(network: Network, seed: int) -> nn.Module:
-    """Return a copy through which every channel visibly reaches the output."""
+    """Return a copy in single precision through which every channel visibly reaches the output."""
     model = Surgeon(network).cut(PruningPlan({}))
+    if any(tensor.dtype in _HALF for tensor in model.parameters()):
+        model = model.float()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -96,11 +100,19 @@ def _lively(network: Network, seed: int) -> nn.Module:
                 noise = torch.rand(parameter.shape, generator=generator)
                 value = 0.2 * noise - 0.1 if name.endswith("bias") else 0.5 + noise
                 parameter.copy_(value)
-        _match_statistics(model, network.inputs)
+        _match_statistics(model, _widened(network.inputs))
     return model.eval()
 
 
-def _match_statistics(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _widened(inputs: Inputs) -> Inputs:
+    """Return half precision inputs in single precision: rounding must not look like a fault."""
+    widened: Inputs = torch.utils._pytree.tree_map_only(
+        Tensor, lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor, inputs
+    )
+    return widened
+
+
+def _match_statistics(model: nn.Module, inputs: Inputs) -> None:
     """Give every BatchNorm the statistics of its own input, so that activations keep scale."""
 
     def measure(module: Any, args: tuple[Any, ...]) -> None:
@@ -114,7 +126,7 @@ def _match_statistics(model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     ]
     handles = [module.register_forward_pre_hook(measure) for module in norms]
-    model.eval()(*torch.utils._pytree.tree_map_only(Tensor, torch.clone, inputs))
+    call_model(model.eval(), inputs)
     for handle in handles:
         handle.remove()
 

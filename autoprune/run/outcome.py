@@ -11,6 +11,7 @@ from autoprune.execution.driver import Record, StudyDriver
 from autoprune.export.onnx import export_onnx
 from autoprune.export.package import PackageMetrics, save_package
 from autoprune.latency.profile import DeviceProfile
+from autoprune.network.inputs import batch_size
 from autoprune.network.source import ModelSource
 from autoprune.report.data import (
     ChosenNetwork,
@@ -149,7 +150,7 @@ def _profile_facts(profile: DeviceProfile, prepared: Prepared) -> ProfileFacts:
         device=profile.device,
         runtime=f"{profile.runtime} {profile.runtime_version}",
         precision=profile.precision,
-        batch=int(prepared.network.inputs[0].shape[0]),
+        batch=batch_size(prepared.network.inputs),
         error=measured.held_out.mape,
         error_text=(
             f"mean absolute error on held-out networks ({measured.split}); "

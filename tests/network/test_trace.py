@@ -293,6 +293,58 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+class _Keywords(nn.Module):
+    """Takes nested keyword arguments, hands them on by name and returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Linear(4, 6), _Adds(), nn.Linear(6, 2)
+
+    def forward(self, *, data: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
+        hidden = self.block(hidden=self.stem(data["x"]) * scale, other=None)
+        return {"logits": self.head(hidden)}
+
+
+class _Adds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 10), nn.Linear(10, 6)
+
+    def forward(self, hidden: torch.Tensor, other: object) -> torch.Tensor:
+        return hidden + self.b(F.relu(self.a(hidden)))
+
+
+def test_keyword_arguments_and_dict_outputs() -> None:
+    model = _Keywords().eval()
+    inputs = {"data": {"x": torch.randn(3, 4)}, "scale": 0.5}
+    network = verified(trace(model, inputs))
+    assert {group.name: group.size for group in network.groups} == {"stem": 6, "block.a": 10}
+    assert [block.name for block in network.blocks] == ["block"]
+    pruned = Surgeon(network).cut(PruningPlan({"stem": (1, 4)}, ("block",)))
+    expected = model.head.weight[:, [1, 4]] @ model.stem(inputs["data"]["x"])[:, [1, 4]].T * 0.5
+    torch.testing.assert_close(
+        pruned(**inputs)["logits"], expected.T + model.head.bias, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_half_precision_weights_are_judged_without_their_rounding() -> None:
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.Linear(64, 8))
+    model = model.to(torch.bfloat16)
+    network = verified(trace(model, torch.randn(2, 64, dtype=torch.bfloat16)))
+    assert [group.size for group in network.groups] == [128, 64]
+    assert model[0].weight.dtype is torch.bfloat16
+    macs, params = network.ops.prunable_shares()
+    assert macs == pytest.approx(1 - (64 + 1 + 8) / (64 * 128 + 128 * 64 + 64 * 8))
+    assert 0.98 < params < 1
+
+
+def test_an_error_of_the_model_names_the_module() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(5, 2)))
+    with pytest.raises(TraceError, match=r"in module '1\.0': RuntimeError"):
+        trace(model, torch.zeros(1, 3))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
 def test_a_model_that_does_not_run_says_so() -> None:
     with pytest.raises(TraceError, match=r"Linear does not run on inputs of shapes \[\(1, 4\)\]"):
         trace(nn.Linear(3, 2), (torch.zeros(1, 4),))

@@ -1,0 +1,41 @@
+"""Example inputs of any form, and how a model is called with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from autoprune.network.call import tensors_in
+
+#: What a model is called with: positional arguments in a tuple, keyword arguments in a mapping.
+Inputs = tuple[Any, ...] | Mapping[str, Any]
+
+
+def normalised(inputs: Tensor | Inputs) -> Inputs:
+    """Return inputs in one of the two forms; a lone tensor is the only positional argument."""
+    if isinstance(inputs, Tensor):
+        return (inputs,)
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """Return what ``model`` returns on copies of ``inputs``, which stay as they are."""
+    copies = _pytree.tree_map_only(Tensor, torch.clone, inputs)
+    if isinstance(copies, Mapping):
+        return model(**copies)
+    return model(*copies)
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Return the first extent of the first tensor, 1 where there is none."""
+    first = next(iter(tensors_in(inputs)), None)
+    return int(first.shape[0]) if first is not None and first.ndim else 1
+
+
+def shapes(inputs: Inputs) -> list[tuple[int, ...]]:
+    """Return the shape of every tensor, in order."""
+    return [tuple(tensor.shape) for tensor in tensors_in(inputs)]
