@@ -11,18 +11,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.network.groups import ChannelGroup
 from autoprune.network.network import Network
-from autoprune.pruning.aggregate import (
-    checked_normaliser,
-    combine,
-    magnitude,
-    named_parameters,
-    unit_sums,
-)
-from autoprune.pruning.criterion import CRITERIA, Batches, Criterion
+from autoprune.pruning.aggregate import combine, unit_sums
+from autoprune.pruning.criterion import CRITERIA, Batches
+from autoprune.pruning.magnitude import Magnitude
 
 
 @CRITERIA.register("bn_scale")
-class BatchNormScale(Criterion):
+class BatchNormScale(Magnitude):
     r"""Scores a unit by :math:`|\gamma|` of the BatchNorm layers it passes [Liu2017slimming].
 
     Meaningful for networks that were trained with a penalty on :math:`\gamma`. Where a group passes
@@ -36,19 +31,9 @@ class BatchNormScale(Criterion):
     """
 
     name = "bn_scale"
-    needs = "nothing"
     family = "regularisation"
 
-    def __init__(self, *, normaliser: str = "mean") -> None:
-        """Store parameters.
-
-        Args:
-            normaliser: What each site is divided by, a name in ``aggregate.NORMALISERS``.
-        """
-        self.normaliser = checked_normaliser(normaliser)
-
     def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
-        parameters = named_parameters(network.model)
         scales = _scales(network.model)
         scores = {group.name: self._group(group, scales) for group in network.groups}
         without = [group for group in network.groups if scores[group.name] is None]
@@ -56,10 +41,7 @@ class BatchNormScale(Criterion):
             group.name: "passes no BatchNorm with a scale; scored by L2 magnitude"
             for group in without
         }
-        by_magnitude = {
-            group.name: magnitude(group, parameters, power=2, normaliser=self.normaliser)
-            for group in without
-        }
+        by_magnitude = self.magnitudes(network, without)
         return {name: by_magnitude[name] if s is None else s for name, s in scores.items()}
 
     def _group(
