@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from autoprune.errors import TraceError
 from autoprune.network.call import RULES, Call, base_name, is_pointwise, tensors_in
 from autoprune.network.groups import Block, ChannelGroup, ParamSlice
-from autoprune.network.inputs import Inputs, batch_size, call_model, normalised, shapes
+from autoprune.network.inputs import Inputs, batch_size, call_model, evaluating, normalised, shapes
 from autoprune.network.labels import AtomSpace, Coupling, Planes
 from autoprune.network.network import Network
 from autoprune.network.ops import Affine, OpTable, ParameterSize
@@ -43,7 +43,7 @@ def trace(model: nn.Module, inputs: Tensor | Inputs) -> Network:
     atoms = AtomSpace(model)
     inputs = normalised(inputs)
     tracer = _Tracer(atoms, batch_size(inputs))
-    with _evaluating(model), tracer.watching(model), torch.no_grad():
+    with evaluating(model), tracer.watching(model), torch.no_grad():
         try:
             with tracer:
                 output = call_model(model, inputs)
@@ -57,22 +57,6 @@ def trace(model: nn.Module, inputs: Tensor | Inputs) -> Network:
         for plane in tracer.planes_of(tensor):
             tracer.coupling.freeze(plane, "network output")
     return _assemble(model, inputs, tracer)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode, with fused attention written out as products, and back."""
-    training = [module for module in model.modules() if module.training]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module in training:
-            module.training = True
 
 
 @dataclasses.dataclass

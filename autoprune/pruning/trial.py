@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.network.call import tensors_in
-from autoprune.network.inputs import Inputs, call_model
+from autoprune.network.inputs import Inputs, batch_size, call_model, evaluating
 from autoprune.network.network import Network
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.surgery import Surgeon
@@ -32,8 +32,8 @@ class Trial:
             network: The traced network, left as it is.
             seed: Decides the lively parameters.
         """
-        self.model = _lively(network, seed)
-        self._inputs = _widened(network.inputs)
+        self._inputs = _widened(_few(network.model, network.inputs))
+        self.model = _lively(network, self._inputs, seed)
         self._surgeon = Surgeon(dataclasses.replace(network, model=self.model))
         self._dense = self._run(self.model)
 
@@ -88,7 +88,23 @@ class Trial:
         return [t for t in tensors_in(output) if t.is_floating_point()]
 
 
-def _lively(network: Network, seed: int) -> nn.Module:
+def _few(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Return the first two samples of a batch where the model takes them, else all of it."""
+    batch = batch_size(inputs)
+    few: Inputs = torch.utils._pytree.tree_map_only(
+        Tensor, lambda tensor: tensor[:2] if tensor.shape[:1] == (batch,) else tensor, inputs
+    )
+    if batch <= 2:
+        return inputs
+    try:
+        with torch.no_grad(), evaluating(model):
+            call_model(model, few)
+    except Exception:  # noqa: BLE001 - any model can raise anything; then it gets what it was made for
+        return inputs
+    return few
+
+
+def _lively(network: Network, inputs: Inputs, seed: int) -> nn.Module:
     """Return a copy in single precision through which every channel visibly reaches the output."""
     model = Surgeon(network).cut(PruningPlan({}))
     if any(tensor.dtype in _HALF for tensor in model.parameters()):
@@ -100,7 +116,7 @@ def _lively(network: Network, seed: int) -> nn.Module:
                 noise = torch.rand(parameter.shape, generator=generator)
                 value = 0.2 * noise - 0.1 if name.endswith("bias") else 0.5 + noise
                 parameter.copy_(value)
-        _match_statistics(model, _widened(network.inputs))
+        _match_statistics(model, inputs)
     return model.eval()
 
 

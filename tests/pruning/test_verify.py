@@ -10,6 +10,7 @@ from autoprune.errors import PruningError
 from autoprune.network.trace import trace
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.surgery import Surgeon, replay
+from autoprune.pruning.trial import Trial
 from autoprune.pruning.verify import verified
 
 
@@ -144,3 +145,22 @@ def test_a_plan_cannot_set_what_is_no_number_of_the_network() -> None:
     for attribute in ("0.weight", "0.nobody", "0.training", "9.in_features", "forward"):
         with pytest.raises(PruningError, match="no whole number"):
             Surgeon(network).cut(PruningPlan({}, (), {attribute: 1}))
+
+
+class _FullBatches(nn.Module):
+    """Insists on the batch it was made for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))).reshape(6, 2)
+
+
+def test_a_trial_takes_two_samples_where_the_model_does() -> None:
+    plain = trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(6, 4))
+    assert [len(x) for x in Trial(plain, seed=0)._inputs] == [2]
+    insisting = trace(_FullBatches(), torch.randn(6, 4))
+    assert [len(x) for x in Trial(insisting, seed=0)._inputs] == [6]
+    assert [group.size for group in verified(insisting).groups] == [8]
