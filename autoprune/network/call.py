@@ -25,6 +25,8 @@ class Call:
         out: What it returned.
         coupling: Where rules note what they learn.
         planes_of: Planes of a tensor of this pass, ``()`` for one that carries no label.
+        is_filled: Whether a tensor was made of one number (an initial state, a mask): whether its
+            size follows a cut is for the trial cut to tell.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Call:
     out: Any
     coupling: Coupling
     planes_of: Callable[[Tensor], Planes]
+    is_filled: Callable[[Tensor], bool]
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -106,3 +109,17 @@ _UNTAGGED = frozenset({"hardswish", "hardtanh", "copy", "fill", "dropout", "nati
 def is_pointwise(func: Any) -> bool:
     """Return whether the operator is elementwise, as PyTorch itself tags it."""
     return torch.Tag.pointwise in func.tags or base_name(func) in _UNTAGGED
+
+
+#: Operators that make a tensor of one number.
+_FACTORIES = frozenset(
+    {"zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "scalar_tensor"}
+)
+
+
+def makes_filled(call: Call) -> bool:
+    """Return whether a call makes a tensor of one number, or only moves and scales such."""
+    if call.name in _FACTORIES:
+        return True
+    tensors = [tensor for tensor in call.tensors if tensor.ndim]
+    return bool(tensors) and all(map(call.is_filled, tensors))

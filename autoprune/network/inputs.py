@@ -44,9 +44,13 @@ def shapes(inputs: Inputs) -> list[tuple[int, ...]]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode, with fused attention written out as products, and back."""
+    """Put the model into eval mode, fused attention and recurrence written out, and back."""
     training = [module for module in model.modules() if module.training]
     fast = torch.backends.mha.get_fastpath_enabled()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    # The public switch warns of Intel GPUs wherever there are none.
+    one_dnn: bool = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(one_dnn and not recurrent)
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -54,5 +58,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(one_dnn)
         for module in training:
             module.training = True

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import TraceError
-from autoprune.network.call import RULES, Call, base_name, is_pointwise, tensors_in
+from autoprune.network.call import RULES, Call, base_name, is_pointwise, makes_filled, tensors_in
 from autoprune.network.groups import Block, ChannelGroup, ParamSlice
 from autoprune.network.inputs import Inputs, batch_size, call_model, evaluating, normalised, shapes
 from autoprune.network.labels import AtomSpace, Coupling, Planes
@@ -94,6 +94,7 @@ class _Tracer(TorchDispatchMode):
         self.unsupported: Counter[str] = Counter()
         self._planes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._producer: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._filled: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._frames: list[_Frame] = []
 
     def planes_of(self, tensor: Tensor) -> Planes:
@@ -102,6 +103,10 @@ class _Tracer(TorchDispatchMode):
         if known is None:
             known = self._planes.get(tensor, ())
         return tuple(plane for plane in known if plane.numel() > 1)
+
+    def is_filled(self, tensor: Tensor) -> bool:
+        """Return whether a tensor was made of one number."""
+        return tensor in self._filled
 
     def __torch_dispatch__(
         self,
@@ -112,7 +117,9 @@ class _Tracer(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        call = Call(base_name(func), func, args, kwargs, out, self.coupling, self.planes_of)
+        call = Call(
+            base_name(func), func, args, kwargs, out, self.coupling, self.planes_of, self.is_filled
+        )
         if call.outputs:
             self._note(call)
         return out
@@ -136,7 +143,10 @@ class _Tracer(TorchDispatchMode):
             producers = (len(self.records) - 1,)
         if call.name == "add":
             self._note_residual(call)
+        filled = makes_filled(call)
         for tensor, own in zip(call.outputs, planes, strict=True):
+            if filled:
+                self._filled[tensor] = True
             if self.atoms.planes(tensor) is None:
                 self._planes[tensor] = own
             if producers:

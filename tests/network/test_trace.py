@@ -404,3 +404,32 @@ def test_key_value_groups_with_their_queries_are_units() -> None:
 
 def _places(group: ChannelGroup) -> set[tuple[str, int]]:
     return {(member.path, member.dim) for member in group.members}
+
+
+class _Recurrent(nn.Module):
+    def __init__(self, cell: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, 12)
+        self.cells = cell(12, 16, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(self.table(x))[0][:, -1])
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_units_go_with_their_gates_and_their_state(cell: type[nn.RNNBase]) -> None:
+    model, x = _Recurrent(cell).eval(), torch.randint(0, 30, (2, 5))
+    network = verified(trace(model, x))
+    assert not network.unsupported
+    units = next(group for group in network.groups if group.size == 16)
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[cell]
+    pairs = {(m.path, m.dim): m.per_unit for m in units.members}
+    assert pairs["cells.weight_ih_l0", 0] == pairs["cells.weight_hh_l0", 0] == gates
+    assert pairs["cells.weight_hh_l0", 1] == 1
+    assert [m.attribute for m in units.mirrors] == ["cells.hidden_size"]
+    surgeon, plan = Surgeon(network), PruningPlan({units.name: tuple(range(0, 16, 3))})
+    pruned = surgeon.cut(plan)
+    assert pruned.cells.hidden_size == 6
+    torch.testing.assert_close(pruned(x), surgeon.mask(plan)(x), rtol=1e-4, atol=1e-5)
+    assert torch._C._get_mkldnn_enabled()

@@ -31,7 +31,7 @@ def _contract(call: Call, left: Tensor, right: Tensor) -> Planes:
     """Couple over the last dimension of ``left`` and the last but one of ``right``."""
     ndim = left.ndim
     inner_left, inner_right = ndim - 1, ndim - 2
-    if left.shape[-1] > 1:
+    if left.shape[-1] > 1 and not (call.is_filled(left) or call.is_filled(right)):
         _couple_inner(
             call.coupling,
             [p.transpose(-1, -2) for p in call.planes_of(left) if inner_left in varying(p)],

@@ -18,7 +18,11 @@ def pointwise(call: Call) -> Planes:
 
 def _elementwise(call: Call) -> Planes:
     ndim = call.outputs[0].ndim
-    operands = [(tensor, call.planes_of(tensor)) for tensor in call.tensors if tensor.ndim]
+    operands = [
+        (tensor, call.planes_of(tensor))
+        for tensor in call.tensors
+        if tensor.ndim and not call.is_filled(tensor)
+    ]
     shapes = [(1,) * (ndim - tensor.ndim) + tuple(tensor.shape) for tensor, _ in operands]
     planes = [[align(plane, ndim) for plane in planes] for _, planes in operands]
     return meet(call.coupling, shapes, planes, f"meets a fixed tensor in {call.name}")
