@@ -14,7 +14,16 @@ from autoprune.pruning.mirrors import MirrorGuesses
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.trial import Trial
 
-Item = TypeVar("Item", ChannelGroup, Block)
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """Groups of repeated layers, which are tried together."""
+
+    name: str
+    groups: list[ChannelGroup]
+
+
+Item = TypeVar("Item", _Family, Block)
 
 
 def verified(network: Network, *, seed: int = 0) -> Network:
@@ -68,9 +77,42 @@ class _Bench:
         def fault(together: Sequence[ChannelGroup]) -> str:
             return judge(self._plan(together))
 
-        good, bad = _sieve(accepted, groups, fault)
+        families: dict[tuple[object, ...], list[ChannelGroup]] = {}
+        for group in groups:
+            families.setdefault(self._alike(group), []).append(group)
+
+        def fault_of_families(together: Sequence[_Family]) -> str:
+            return fault([*accepted, *(group for family in together for group in family.groups)])
+
+        works, fails = _sieve(
+            (), [_Family(str(i), f) for i, f in enumerate(families.values())], fault_of_families
+        )
+        good = [*accepted, *(group for family in works for group in family.groups)]
+        frozen: dict[str, str] = {}
+        for number, members in enumerate(families.values()):
+            if str(number) in fails:
+                good, reasons = self._sift_family(good, members, fault)
+                frozen |= reasons
+        return good, frozen
+
+    def _sift_family(
+        self,
+        good: list[ChannelGroup],
+        members: list[ChannelGroup],
+        fault: Callable[[Sequence[ChannelGroup]], str],
+    ) -> tuple[list[ChannelGroup], dict[str, str]]:
+        """Return ``good`` with those of some alike groups that work, and why the others do not.
+
+        Where neither the first nor the last of them can be cut, the others are not tried.
+        """
+        ends = members[:1] if len(members) == 1 else [members[0], members[-1]]
+        reasons = [self._try_attributes(group, good, fault) for group in ends]
+        if all(reasons):
+            for group in members:
+                self._mirrors[group.name] = ()
+            return good, {group.name: reasons[0] for group in members}
         frozen = {}
-        for group in [group for group in groups if group.name in bad]:
+        for group in members:
             reason = self._try_attributes(group, good, fault)
             if reason:
                 frozen[group.name] = reason
@@ -103,6 +145,13 @@ class _Bench:
                 reason = current
         self._mirrors[group.name] = ()
         return reason
+
+    def _alike(self, group: ChannelGroup) -> tuple[object, ...]:
+        """Return what the groups of repeated layers have in common."""
+        attributes = {m.attribute for attempt in self._attempts[group.name] for m in attempt}
+        last_names = {attribute.rpartition(".")[2] for attribute in attributes}
+        members = [(m.path.rpartition(".")[2], m.dim, m.per_unit) for m in group.members]
+        return group.size, frozenset(last_names), tuple(members)
 
     def _plan(self, groups: Sequence[ChannelGroup]) -> PruningPlan:
         values: dict[str, int] = {}
