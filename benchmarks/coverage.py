@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from autoprune.pruning.surgery import Surgeon, replay
 from autoprune.pruning.verify import verified
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
-LIMIT_SECONDS = 240
+OUR_SECONDS, THEIR_SECONDS = 240, 120
+LIMIT_BYTES = 9 * 2**30
 COLUMNS = {
     "model": "model",
     "forward": "forward s",
@@ -45,7 +48,7 @@ COLUMNS = {
     "random": "runs at random (of 5)",
     "reload": "reload equal",
     "unsupported": "operators without a rule",
-    "theirs": "torch-pruning at 50 %",
+    "theirs": "torch-pruning at 50 % (with --peer)",
     "error": "error",
 }
 _SMALL = ("atto", "femto", "pico", "nano", "tiny", "xxs", "_xs", "small", "_s", "18", "26", "b0")
@@ -55,26 +58,42 @@ def main() -> None:
     """Measure what was named, or everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*")
-    parser.add_argument("--one", help="internal: print the row of one model as JSON")
+    parser.add_argument("--processes", type=int, default=1, help="more disturb each other's times")
+    parser.add_argument("--peer", action="store_true", help="run torch-pruning as well")
+    parser.add_argument("--one", choices=["ours", "theirs"], help="internal: one row as JSON")
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
     if arguments.one:
-        print(json.dumps(measured(arguments.one)))
+        resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+        torch.set_num_threads(1)
+        measure = measured if arguments.one == "ours" else torch_pruning_row
+        print(json.dumps(measure(arguments.models[0])))
         return
+
+    def row_of(spec: str) -> dict[str, Any]:
+        row = in_own_process(spec, "ours", OUR_SECONDS)
+        if arguments.peer:
+            theirs = in_own_process(spec, "theirs", THEIR_SECONDS)
+            row["theirs"] = theirs.get("theirs", theirs.get("error"))
+        return row
+
+    specs = arguments.models or [*torchvision_specs(), *timm_specs()]
     rows = []
-    for spec in arguments.models or [*torchvision_specs(), *timm_specs()]:
-        rows.append(in_own_process(spec))
-        print("  ".join(f"{key} {rows[-1].get(key, '')}" for key in COLUMNS), flush=True)
-        if not arguments.models:
-            write_page(rows)
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        for row in pool.map(row_of, specs):
+            rows.append(row)
+            print("  ".join(f"{key} {row.get(key, '')}" for key in COLUMNS), flush=True)
+    if not arguments.models:
+        write_page(rows, arguments.processes)
 
 
-def in_own_process(spec: str) -> dict[str, Any]:
+def in_own_process(spec: str, whose: str, limit_s: int) -> dict[str, Any]:
     """Return the row of one model, or why there is none."""
-    command = [sys.executable, __file__, "--one", spec]
+    command = [sys.executable, __file__, "--one", whose, spec]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        return {"model": spec, "error": f"more than {LIMIT_SECONDS} s"}
+        return {"model": spec, "error": f"more than {limit_s} s"}
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"model": spec, "error": lines[-1][:160]}
@@ -84,11 +103,7 @@ def in_own_process(spec: str) -> dict[str, Any]:
 
 def measured(spec: str) -> dict[str, Any]:
     """Return the row of one model."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    model = ModelSource.parse(spec).build()
-    size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
-    x = torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
+    model, x = _model_and_input(spec)
     row: dict[str, Any] = {"model": spec}
     with torch.no_grad():
         row["forward"] = _seconds(lambda: model(x))
@@ -103,8 +118,13 @@ def measured(spec: str) -> dict[str, Any]:
     row["macs"] = f"{100 * network.ops.prunable_shares()[0]:.0f} %"
     row["unsupported"] = ", ".join(sorted(network.unsupported))
     row |= _candidates(network, ModelSource.parse(spec), x)
-    row["theirs"] = _torch_pruning(ModelSource.parse(spec).build(), x)
     return row
+
+
+def _model_and_input(spec: str) -> tuple[nn.Module, torch.Tensor]:
+    model = ModelSource.parse(spec).build()
+    size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+    return model, torch.randn((1, *size), generator=torch.Generator().manual_seed(0))
 
 
 def _candidates(network: Network, source: ModelSource, x: torch.Tensor) -> dict[str, str]:
@@ -136,10 +156,11 @@ def _some(rng: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
     return keep
 
 
-def _torch_pruning(model: nn.Module, x: torch.Tensor) -> str:
-    """Return how torch-pruning fares with half of every channel, heads where it knows them."""
+def torch_pruning_row(spec: str) -> dict[str, str]:
+    """Return how torch-pruning fares with half of every channel."""
     import torch_pruning
 
+    model, x = _model_and_input(spec)
     classes = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
     try:
         before, _ = torch_pruning.utils.count_ops_and_params(model, x)
@@ -153,8 +174,8 @@ def _torch_pruning(model: nn.Module, x: torch.Tensor) -> str:
         pruner.step()
         after, _ = torch_pruning.utils.count_ops_and_params(model, x)
     except Exception as error:  # noqa: BLE001 - whatever it raises is its result
-        return f"{type(error).__name__}"
-    return f"yes, {100 * after / before:.0f} % of the MACs left"
+        return {"theirs": type(error).__name__}
+    return {"theirs": f"yes, {100 * after / before:.0f} % of the MACs left"}
 
 
 def _seconds(action: Callable[[], object]) -> float:
@@ -199,16 +220,18 @@ def _size(name: str) -> float:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def write_page(rows: list[dict[str, Any]]) -> None:
-    """Write the table so far."""
+def write_page(rows: list[dict[str, Any]], processes: int) -> None:
+    """Write the table."""
     lines = [
         "# Coverage",
         "",
         f"`python benchmarks/coverage.py`, {time.strftime('%Y-%m-%d')}; {machine()}; "
-        f"torch {torch.__version__}. Each model in its own process, at most {LIMIT_SECONDS} s, one",
-        "thread. Every group counted was cut for real: cutting equals zeroing to 1e-4 where no",
-        "normalisation mixes the channels. MACs prunable: what goes when every group is cut to one "
-        "unit.",
+        f"torch {torch.__version__}. Each model in its own process with one thread, {processes} at",
+        f"a time, at most {OUR_SECONDS} s (torch-pruning {THEIR_SECONDS} s) and "
+        f"{LIMIT_BYTES // 2**30} GiB of address space.",
+        "",
+        "Every group counted was cut for real: cutting equals zeroing to 1e-4 where no",
+        "normalisation mixes the channels. MACs prunable: what goes when every group is cut to one unit.",
         "",
         "| " + " | ".join(COLUMNS.values()) + " |",
         "|" + "---|" * len(COLUMNS),
