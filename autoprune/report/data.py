@@ -73,6 +73,7 @@ class ProfileFacts:
         error: Relative held-out error as a fraction; 0.12 is shown as ``± 12 %``.
         error_text: The same in words: which statistic over which measurements.
         provenance: Where the measurements came from, one line each.
+        notes: Where predictions leave what was measured, so that the error may not hold.
     """
 
     name: str
@@ -83,6 +84,7 @@ class ProfileFacts:
     error: float
     error_text: str
     provenance: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,10 +156,10 @@ def _profile_facts(profile: DeviceProfile, prepared: Prepared) -> ProfileFacts:
             f"mean absolute error on held-out networks ({measured.split}); "
             f"fitted on {measured.sample_count} networks at batch {profile.batch}"
         ),
-        provenance=(
-            *prepared.predictor.notes,
-            *(f"{s.repository} {s.file}: {s.measurements} rows" for s in measured.sources),
+        provenance=tuple(
+            f"{s.repository} {s.file}: {s.measurements} rows" for s in measured.sources
         ),
+        notes=tuple(prepared.predictor.notes),
     )
 
 

@@ -247,3 +247,10 @@ def test_a_name_that_utf8_cannot_hold_is_written(data, tmp_path):
     write_report(dataclasses.replace(data, model_name="net \udcff"), tmp_path / "report.html")
 
     assert "net \\udcff" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_the_error_may_not_hold_stands_beside_the_headline(data):
+    profile = dataclasses.replace(data.profile, notes=("batch 64 is extrapolated <b>",))
+    page = render(dataclasses.replace(data, profile=profile))
+    headline = page[page.index("Best network") : page.index("Accuracy against latency")]
+    assert "batch 64 is extrapolated &lt;b&gt;" in headline
