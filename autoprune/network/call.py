@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from autoprune.network.labels import Coupling, Planes
 from autoprune.registry import Registry
@@ -18,7 +19,7 @@ class Call:
     """An ATen operator that has just run.
 
     Attributes:
-        name: Operator name without namespace, overload and the in-place underscore: ``"relu"``.
+        name: Operator name without overload and the in-place underscore: ``"relu"``.
         func: The overload that ran.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
@@ -27,6 +28,8 @@ class Call:
         planes_of: Planes of a tensor of this pass, ``()`` for one that carries no label.
         is_filled: Whether a tensor was made of one number (an initial state, a mask): whether its
             size follows a cut is for the trial cut to tell.
+        numbers_of: The plane whose positions a tensor's values number (experts that a router
+            picked), ``None`` for any other tensor.
     """
 
     name: str
@@ -37,6 +40,12 @@ class Call:
     coupling: Coupling
     planes_of: Callable[[Tensor], Planes]
     is_filled: Callable[[Tensor], bool]
+    numbers_of: Callable[[Tensor], Tensor | None]
+
+    @property
+    def full_name(self) -> str:
+        """The name with its namespace: ``"aten.relu"``."""
+        return f"{self.func.namespace}.{self.name}"
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -53,9 +62,10 @@ class Call:
         return self.args[index] if len(self.args) > index else self.kwargs.get(name, default)
 
     def freeze(self, tensors: Iterable[Tensor], reason: str) -> None:
-        """Freeze every label that ``tensors`` carry."""
+        """Freeze every label that ``tensors`` carry or number."""
         for tensor in tensors:
-            for plane in self.planes_of(tensor):
+            numbers = self.numbers_of(tensor)
+            for plane in (*self.planes_of(tensor), *(() if numbers is None else (numbers,))):
                 self.coupling.freeze(plane, reason)
 
 
@@ -91,6 +101,24 @@ def tensors_in(value: object) -> Iterable[Tensor]:
             yield from tensors_in(getattr(value, field.name))
 
 
+#: Labels are kept in main memory, wherever the model runs.
+LABEL_DEVICE = torch.device("cpu")
+
+
+def for_labels(arguments: Any) -> Any:
+    """Return arguments of an operator with their tensors where labels are, ready to index those.
+
+    Numbers without values all name the first position: labels that vary are then seen to change.
+    """
+
+    def known(tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device=LABEL_DEVICE)
+        return tensor.to(LABEL_DEVICE)
+
+    return _pytree.tree_map_only(Tensor, known, arguments)
+
+
 def normal_dim(dim: int, ndim: int) -> int:
     """Return ``dim`` counted from the front."""
     return dim % ndim if ndim else 0
@@ -103,7 +131,12 @@ def base_name(func: Any) -> str:
 
 
 #: Elementwise operators that PyTorch does not tag.
-_UNTAGGED = frozenset({"hardswish", "hardtanh", "copy", "fill", "dropout", "native_dropout"})
+_UNTAGGED = frozenset(
+    {
+        *("hardswish", "hardtanh", "dropout", "native_dropout", "log_sigmoid_forward"),
+        *("rrelu_with_noise", "complex", "polar"),
+    }
+)
 
 
 def is_pointwise(func: Any) -> bool:

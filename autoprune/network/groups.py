@@ -28,6 +28,11 @@ class ParamSlice:
         """How many positions one unit occupies here."""
         return int(self.indices.shape[1])
 
+    @property
+    def contiguous(self) -> bool:
+        """Whether the positions of each unit follow each other."""
+        return bool((np.diff(self.indices, axis=1) == 1).all())
+
 
 @dataclasses.dataclass(frozen=True)
 class Mirror:
@@ -54,8 +59,11 @@ class ChannelGroup:
         size: Number of units.
         members: Every parameter dimension the units occupy.
         kind: ``"channel"``, ``"head"`` or ``"expert"``.
-        mixed: A normalisation mixes the units, so cutting differs from zeroing.
+        mixed: A normalisation or a router mixes the units, so cutting differs from zeroing.
         mirrors: Attributes that must follow the width, found by trial cuts.
+        least: Fewest units that must stay: a router picks that many experts.
+        multiple: The number of units that stay is a multiple of this, or all of them: an operator
+            reads rows of whole memory words only.
     """
 
     name: str
@@ -64,6 +72,14 @@ class ChannelGroup:
     kind: str = "channel"
     mixed: bool = False
     mirrors: tuple[Mirror, ...] = ()
+    least: int = 1
+    multiple: int = 1
+
+    def allows(self, width: int) -> bool:
+        """Return whether so many units may stay."""
+        return width == self.size or (
+            self.least <= width < self.size and width % self.multiple == 0
+        )
 
 
 @dataclasses.dataclass(frozen=True)

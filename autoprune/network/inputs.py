@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from autoprune.network.call import tensors_in
+from autoprune.network.fake import running
 
 #: What a model is called with: positional arguments in a tuple, keyword arguments in a mapping.
 Inputs = tuple[Any, ...] | Mapping[str, Any]
@@ -32,9 +34,39 @@ def call_model(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def batch_size(inputs: Inputs) -> int:
-    """Return the first extent of the first tensor, 1 where there is none."""
-    first = next(iter(tensors_in(inputs)), None)
-    return int(first.shape[0]) if first is not None and first.ndim else 1
+    """Return the first extent of the first tensor or the length of the first list of images.
+
+    Detectors take images of different sizes as a list of tensors with three dimensions each. Where
+    there is no tensor the batch is 1.
+    """
+    leaves = _pytree.tree_leaves(inputs, is_leaf=_is_image_list)
+    for leaf in leaves:
+        if _is_image_list(leaf):
+            return len(leaf)
+        first = next(iter(tensors_in(leaf)), None)
+        if first is not None:
+            return int(first.shape[0]) if first.ndim else 1
+    return 1
+
+
+def first_samples(inputs: Inputs, count: int) -> Inputs:
+    """Return the first ``count`` samples of every tensor and list of images that has the batch."""
+    batch = batch_size(inputs)
+
+    def cut(leaf: Any) -> Any:
+        fits = isinstance(leaf, Tensor) and leaf.shape[:1] == (batch,)
+        return leaf[:count] if fits or (_is_image_list(leaf) and len(leaf) == batch) else leaf
+
+    samples: Inputs = _pytree.tree_map(cut, inputs, is_leaf=_is_image_list)
+    return samples
+
+
+def _is_image_list(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(image, Tensor) and image.ndim == 3 for image in value)
+    )
 
 
 def shapes(inputs: Inputs) -> list[tuple[int, ...]]:
@@ -44,8 +76,12 @@ def shapes(inputs: Inputs) -> list[tuple[int, ...]]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode, fused attention and recurrence written out, and back."""
-    training = [module for module in model.modules() if module.training]
+    """Put the model into eval mode, fused attention and recurrence written out, and back.
+
+    What the model keeps of a pass (a table of positions, a counter) goes as well: a copy that is
+    cut afterwards makes its own, as wide as it is.
+    """
+    put_back = _remembered(model)
     fast = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     # The public switch warns of Intel GPUs wherever there are none.
@@ -54,10 +90,34 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), running(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(one_dnn)
-        for module in training:
-            module.training = True
+        put_back()
+
+
+def _remembered(model: nn.Module) -> Callable[[], None]:
+    """Return a function that gives every module the attributes and buffers it has now."""
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    containers: list[tuple[Any, Any]] = [
+        (value, copy.copy(value))
+        for _, values in attributes
+        for value in values.values()
+        if isinstance(value, (dict, list, set))
+    ]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+
+    def put_back() -> None:
+        for live, values in attributes:
+            live.clear()
+            live.update(values)
+        for container, content in containers:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
+        with torch.no_grad():
+            for buffer, content in buffers:
+                buffer.copy_(content)
+
+    return put_back

@@ -73,6 +73,11 @@ class Coupling:
         """
         self.size = size
         self.mixed: Bool[np.ndarray, " atoms"] = np.zeros(size, bool)
+        self.batched: Bool[np.ndarray, " atoms"] = np.zeros(size, bool)
+        self.picked: Int[np.ndarray, " atoms"] = np.zeros(size, np.int64)
+        self.multiple: Int[np.ndarray, " atoms"] = np.ones(size, np.int64)
+        self.idle = False
+        self._followed: Bool[np.ndarray, " atoms"] = np.zeros(size, bool)
         self._edges: list[Int[np.ndarray, "2 edges"]] = []
         self._frozen: list[tuple[Int[np.ndarray, " atoms"], str]] = []
         self._claimed: Bool[np.ndarray, " atoms"] = np.zeros(size, bool)
@@ -119,6 +124,31 @@ class Coupling:
         """Note that a normalisation mixes the positions of ``plane``."""
         self.mixed[plane.reshape(-1).numpy()] = True
 
+    def batch(self, plane: Tensor) -> None:
+        """Note that the positions of ``plane`` number independent matrix products (heads)."""
+        self.batched[plane.reshape(-1).numpy()] = True
+
+    def align(self, plane: Tensor, multiple: int) -> None:
+        """Note that an operator takes widths of ``plane`` only that are multiples of a number."""
+        atoms = plane.reshape(-1).numpy()
+        self.multiple[atoms] = np.lcm(self.multiple[atoms], multiple)
+
+    def pick(self, plane: Tensor, count: int) -> None:
+        """Note that an operator picks ``count`` positions of ``plane`` by their values.
+
+        Cutting a position leaves the choice to the others while zeroing it lets it compete on, so
+        the positions are mixed. They are frozen unless :meth:`follow` says what the choice is of.
+        """
+        atoms = plane.reshape(-1).numpy()
+        self.picked[atoms] = np.maximum(self.picked[atoms], count)
+        self.claim(plane)
+        self.mix(plane)
+
+    def follow(self, plane: Tensor, picked: Tensor) -> None:
+        """Couple what the positions of a picked plane number with them, position by position."""
+        self.couple(plane, picked, "numbered by a fixed tensor")
+        self._followed[picked.reshape(-1).numpy()] = True
+
     def split(self, plane: Tensor) -> None:
         """Note that a view split one labelled dimension into the varying ones of ``plane``.
 
@@ -142,8 +172,9 @@ class Coupling:
                 break
             self._edges.extend(edges)
             component = self._components()
+        alone = np.flatnonzero((self.picked > 0) & ~self._followed)
         reasons: dict[int, str] = {}
-        for atoms, reason in self._frozen:
+        for atoms, reason in [*self._frozen, (alone, "picked by number, followed by no weight")]:
             for number in np.unique(component[atoms]):
                 reasons.setdefault(int(number), reason)
         self._claimed[0] = False

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
 
 from torch import nn
 
 from autoprune.network.groups import Block, ChannelGroup
 from autoprune.network.inputs import Inputs
 from autoprune.network.ops import OpTable
+from autoprune.network.reshapes import Reshape
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +30,11 @@ class Network:
         unsupported: ATen operators without a rule that met channels, with their count; what they
             touched is frozen.
         unused: Modules with parameters that the forward pass never ran (auxiliary heads).
+        reshapes: By module path, the numbers its code hands to reshaping calls, as they follow the
+            groups.
+        guards: Modules whose own code gets such numbers wrong after a cut, found by trial cuts.
+        checked: What trial cuts compared: ``"nothing"`` before them, ``"values"``, or only
+            ``"shapes"`` where the weights have no values.
     """
 
     model: nn.Module
@@ -37,3 +45,6 @@ class Network:
     frozen: dict[str, str]
     unsupported: Counter[str]
     unused: tuple[str, ...] = ()
+    reshapes: Mapping[str, tuple[Reshape, ...]] = dataclasses.field(default_factory=dict)
+    guards: tuple[str, ...] = ()
+    checked: Literal["nothing", "values", "shapes"] = "nothing"

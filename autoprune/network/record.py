@@ -20,6 +20,8 @@ _KIND = {
     "addmm": "linear",
     "bmm": "matmul",
     "baddbmm": "matmul",
+    "_grouped_mm": "linear",
+    "grouped_mm_fallback": "linear",
     "native_batch_norm": "norm",
     "native_layer_norm": "norm",
     "native_group_norm": "norm",
@@ -122,7 +124,7 @@ def record(
     """
     name = f"aten.{call.name}"
     if kind == "conv":
-        return _convolution(call, name, path, inputs)
+        return _convolution(call, name, path, inputs, out_planes)
     if kind in ("linear", "matmul"):
         return _product(call, kind, name, path, inputs, batch)
     source, out = call.tensors[0], call.outputs[0]
@@ -136,59 +138,97 @@ def record(
     )
 
 
-def _convolution(call: Call, name: str, path: str, inputs: tuple[int, ...]) -> Record:
+def _convolution(
+    call: Call, name: str, path: str, inputs: tuple[int, ...], out_planes: Planes
+) -> Record:
     image, weight, out = call.args[0], call.args[1], call.outputs[0]
     groups, transposed = int(call.arg(8, "groups", 1)), bool(call.arg(6, "transposed", False))
     entering = _vector(call.planes_of(image), image.shape[1])
-    rows = _vector(call.planes_of(weight), weight.shape[0], dim=0)
-    if transposed:
-        rows = _vector(call.planes_of(weight), weight.shape[1], dim=1)
+    leaving = _vector(out_planes, out.shape[1])
+    parts = entering if groups == image.shape[1] and groups > 1 else Width(groups)
+    images = image.shape[0]
+    rows = next((p.reshape(-1) for p in out_planes if varying(p) == (0,)), None)
+    if rows is not None:
+        # Heads that are convolved alike: each row is a group of its own in one wide convolution.
+        entering, leaving, parts = (_for_each(rows, w.size) for w in (entering, leaving, parts))
+        images = 1
     return Record(
         "conv",
         name,
         path,
         inputs,
         entering,
-        rows if not transposed or groups == 1 else Width(out.shape[1]),
-        entering if groups == image.shape[1] and groups > 1 else Width(groups),
+        leaving,
+        parts,
         _pair(weight.shape[2:]),
         _pair(call.arg(3, "stride")),
         _pair(image.shape[2:]),
         _pair(out.shape[2:]),
-        image.shape[0],
+        images,
         transposed,
     )
+
+
+def _for_each(rows: Tensor, count: int) -> Width:
+    """Return the width of ``count`` positions for each row."""
+    return Width(len(rows) * count, rows.repeat_interleave(count))
 
 
 def _product(
     call: Call, kind: str, name: str, path: str, inputs: tuple[int, ...], batch: int
 ) -> Record:
-    left, right = call.args[-2:] if "add" not in call.name else call.args[1:3]
+    left, right = call.args[1:3] if "add" in call.name else call.args[:2]
+    of_left, of_right = call.planes_of(left), call.planes_of(right)
+    if _labelled(of_left, left.ndim - 2) and not _labelled(of_right, right.ndim - 1):
+        # A weight times positions: the same product turned around, whose rows are the positions.
+        left, right = right.transpose(-1, -2), left.transpose(-1, -2)
+        of_left, of_right = _turned(of_right), _turned(of_left)
     batches = math.prod(left.shape[:-2])
     rows = left.shape[-2]
     images = batch if batches == 1 and rows % batch == 0 else 1
+    entering = _spread(of_left, left, drop=left.ndim - 2)
+    if entering.labels is None and left.ndim == right.ndim == 2:
+        # A recurrent layer's first state is made of one number; only the weight has a label.
+        entering = _vector(of_right, right.shape[0], dim=0)
+    # Rows grouped by expert meet one matrix of the stack each: the stack multiplies nothing.
+    dropped = range(right.ndim - 1) if right.ndim > left.ndim else [right.ndim - 2]
     return Record(
         kind,
         name,
         path,
         inputs,
-        _spread(call.planes_of(left), left, drop=left.ndim - 2),
-        _spread(call.planes_of(right), right, drop=right.ndim - 2),
-        _spread(call.planes_of(left), left, drop=(left.ndim - 2, left.ndim - 1)),
+        entering,
+        _spread(of_right, right, drop=dropped),
+        _spread(of_left, left, drop=(left.ndim - 2, left.ndim - 1)),
         in_size=(rows // images, 1),
         out_size=(rows // images, 1),
         batch=images,
     )
 
 
+def _labelled(planes: Planes, dim: int) -> bool:
+    return any(dim in varying(plane) for plane in planes)
+
+
+def _turned(planes: Planes) -> Planes:
+    return tuple(plane.transpose(-1, -2) for plane in planes)
+
+
 def _spread(planes: Planes, tensor: Tensor, drop: int | Sequence[int]) -> Width:
-    """Return the labels over the dimensions of ``tensor`` that are not dropped, flattened."""
+    """Return the labels over the dimensions of ``tensor`` that are not dropped, flattened.
+
+    What is one unit along a dropped dimension (the features of a head) has its first label.
+    """
     dropped = {drop} if isinstance(drop, int) else set(drop)
     shape = [1 if dim in dropped else size for dim, size in enumerate(tensor.shape)]
-    fitting = [p for p in planes if varying(p) and not dropped & set(varying(p))]
-    if not fitting:
+    firsts = [
+        plane[tuple(slice(0, 1 if dim in dropped else None) for dim in range(plane.ndim))]
+        for plane in planes
+    ]
+    fitting = max(firsts, key=lambda plane: len(varying(plane)), default=None)
+    if fitting is None or not varying(fitting):
         return Width(math.prod(shape))
-    return Width(math.prod(shape), fitting[0].expand(shape).reshape(-1))
+    return Width(math.prod(shape), fitting.expand(shape).reshape(-1))
 
 
 def _vector(planes: Planes, size: int, dim: int = 1) -> Width:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,11 +24,17 @@ from autoprune.network.factory import (
     nearest,
     parse_call,
 )
+from autoprune.network.fake import is_fake, outgrows_memory, weightless
+from autoprune.network.huggingface import build_hf, config_file
 from autoprune.network.resnet import digits_resnet20
 from autoprune.network.vision import build_timm, build_torchvision
 
-_FORMS = "digits, torchvision:NAME, timm:NAME, package.module:factory, path/file.py:factory"
-_KINDS = ("digits", "torchvision", "timm")
+_FORMS = (
+    "digits, torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory, path/file.py:factory"
+)
+_KINDS = ("digits", "torchvision", "timm", "hf")
+#: Where an architecture can be built without its weights, to see how large it is.
+_MEASURABLE = ("torchvision", "timm", "hf")
 _DIGITS_WEIGHTS = Path(__file__).resolve().parent.parent / "tasks" / "digits_resnet20.safetensors"
 
 #: Entries under which checkpoints keep the state dict proper.
@@ -40,7 +48,8 @@ class ModelSource:
     """An architecture by name, and the file its weights come from.
 
     Attributes:
-        spec: ``digits``, ``torchvision:NAME``, ``timm:NAME``, ``package.module:factory`` or
+        spec: ``digits``, ``torchvision:NAME``, ``timm:NAME``, ``hf:PATH`` (a folder with the
+            ``config.json`` of a model of transformers, or that file), ``package.module:factory`` or
             ``path/file.py:factory``; all but the first may carry literal arguments,
             ``torchvision:resnet18(num_classes=10)``.
         weights: Absolute path of a ``.safetensors``, ``.pt`` or ``.pth`` file; ``None`` leaves the
@@ -72,6 +81,8 @@ class ModelSource:
         spec = spec.strip()
         if spec == "digits":
             return cls(spec, path)
+        if spec.startswith("hf:"):
+            return _hf_source(spec, path)
         call = parse_call(spec, error=ModelError)
         if call is None or call.head == "digits":
             raise ModelError(
@@ -89,7 +100,7 @@ class ModelSource:
 
     @property
     def kind(self) -> str:
-        """``"digits"``, ``"torchvision"``, ``"timm"``, ``"module"`` or ``"file"``."""
+        """``"digits"``, ``"torchvision"``, ``"timm"``, ``"hf"``, ``"module"`` or ``"file"``."""
         if self.call is None:
             return "digits"
         if self.call.in_file:
@@ -98,19 +109,23 @@ class ModelSource:
 
     @property
     def trusted(self) -> bool:
-        """Whether building it runs no code but that of autoprune, torchvision or timm."""
+        """Whether building it runs no code but that of autoprune and the packages it names."""
         return self.kind in _KINDS
 
     def build(self, *, seed: int = 0) -> nn.Module:
         """Return the model in evaluation mode; see :meth:`build_with_notes`."""
         return self.build_with_notes(seed=seed)[0]
 
-    def build_with_notes(self, *, seed: int = 0) -> tuple[nn.Module, tuple[str, ...]]:
+    def build_with_notes(
+        self, *, seed: int = 0, fake: bool = False
+    ) -> tuple[nn.Module, tuple[str, ...]]:
         """Return the model in evaluation mode and what its user should know about it.
 
         Args:
             seed: For randomly initialised weights, so that a resumed run starts from the same
                 ones; the global generators are left as they were.
+            fake: Build it with parameters that have no values and take no memory (on the ``meta``
+                device); a file of weights is then only checked to fit.
 
         Returns:
             The model, and sentences: random weights, entries or prefixes taken off a checkpoint.
@@ -118,17 +133,28 @@ class ModelSource:
         Raises:
             ModelError: The model cannot be built, or the weights do not fit it.
         """
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), weightless() if fake else nullcontext():
             torch.default_generator.manual_seed(seed)
-            model = self._untrained()
-        notes: tuple[str, ...] = ()
+            model, notes = self._architecture(values=not fake)
         if self.weights is not None:
-            notes = load_weights(model, self.weights)
-        elif self.kind == "digits":
-            load_weights(model, _DIGITS_WEIGHTS)
-        elif self.trusted:
-            notes = (f"{self.spec} has random weights; give trained ones with --weights FILE",)
+            notes += load_weights(model, self.weights)
+        elif self.kind == "digits" and not fake:
+            notes += load_weights(model, _DIGITS_WEIGHTS)
+        elif self.trusted and not fake and not self._has_own_weights:
+            notes += (f"{self.spec} has random weights; give trained ones with --weights FILE",)
         return model.eval(), notes
+
+    def outgrows_memory(self) -> bool:
+        """Return whether the weights alone would take over a quarter of the free memory.
+
+        What a function of the user makes is not known before it has run: never for those.
+
+        Raises:
+            ModelError: The model cannot be built.
+        """
+        if self.kind not in _MEASURABLE:
+            return False
+        return outgrows_memory(self.build_with_notes(fake=True)[0])
 
     def describe(self) -> dict[str, str | None]:
         """Return what a run directory records: ``spec``, ``weights`` and ``weights_sha256``.
@@ -147,16 +173,31 @@ class ModelSource:
             raise ModelError(f"cannot read {self.weights}: {error.strerror}") from error
         return {"spec": self.spec, "weights": str(self.weights), "weights_sha256": digest}
 
-    def _untrained(self) -> nn.Module:
-        """Return the model as its architecture builds it."""
+    @property
+    def _has_own_weights(self) -> bool:
+        """Whether weights lie beside the configuration that ``spec`` names."""
+        if self.kind != "hf" or self.call is None:
+            return False
+        folder = Path(self.call.name)
+        return folder.is_dir() and any(folder.glob("*.safetensors"))
+
+    def _architecture(self, *, values: bool) -> tuple[nn.Module, tuple[str, ...]]:
+        """Return the model as its architecture builds it, and notes.
+
+        Args:
+            values: Whether to read weights that come with it, where no others are given.
+        """
         if self.call is None:
-            return digits_resnet20()
-        if self.kind in ("torchvision", "timm"):
-            if self.call.args:
-                raise ModelError(f"{self.spec}: arguments need names, e.g. (num_classes=10)")
+            return digits_resnet20(), ()
+        if self.trusted and self.call.args:
+            raise ModelError(f"{self.spec}: arguments need names, e.g. (num_classes=10)")
+        if self.kind == "hf":
+            read = values and self.weights is None
+            return build_hf(self.call.name, values=read, **self.call.kwargs)
+        if self.trusted:
             build = build_torchvision if self.kind == "torchvision" else build_timm
-            return build(self.call.name, **self.call.kwargs)
-        return call_factory(self.call, nn.Module, error=ModelError)
+            return build(self.call.name, **self.call.kwargs), ()
+        return call_factory(self.call, nn.Module, error=ModelError), ()
 
 
 def load_weights(model: nn.Module, path: str | Path) -> tuple[str, ...]:
@@ -178,7 +219,8 @@ def load_weights(model: nn.Module, path: str | Path) -> tuple[str, ...]:
             differ from the model's.
     """
     path = Path(path)
-    state, notes = _unwrapped(_read(path), model, path)
+    fake = is_fake(model)
+    state, notes = _unwrapped(_read(path, shapes_only=fake), model, path)
     expected = model.state_dict()
     counters = [
         key
@@ -189,6 +231,8 @@ def load_weights(model: nn.Module, path: str | Path) -> tuple[str, ...]:
         state |= {key: expected[key] for key in counters}
         notes.append(f"{len(counters)} batch counters of BatchNorm are not in the file")
     _check_fit(state, expected, path)
+    if fake:
+        return (*notes, f"the weights in {path} fit the model; their values are not read")
     converted = {
         f"{state[key].dtype} to {value.dtype}"
         for key, value in expected.items()
@@ -201,6 +245,25 @@ def load_weights(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     except RuntimeError as error:
         raise ModelError(f"{path} does not fit the model: {error}") from error
     return tuple(notes)
+
+
+def _hf_source(spec: str, weights: Path | None) -> ModelSource:
+    """Return the source ``hf:PATH(arguments)``, the path made absolute.
+
+    Raises:
+        ModelError: There is no configuration, or the arguments are no literals.
+    """
+    path, arguments = spec.removeprefix("hf:"), ""
+    if not Path(path).expanduser().exists():  # a path may hold brackets itself
+        match = re.fullmatch(r"(.*?)(\(.*\))?", path, re.DOTALL)
+        assert match is not None  # anything does
+        path, arguments = match[1], match[2] or ""
+    file = config_file(path)
+    call = parse_call(f"hf:model{arguments}", error=ModelError)
+    assert call is not None  # the form is ours
+    folder = Path(path).expanduser().absolute()
+    name = str(folder if folder.is_dir() else file)
+    return ModelSource(f"hf:{name}{arguments}", weights, dataclasses.replace(call, name=name))
 
 
 def _check_module(module: str, spec: str) -> None:
@@ -218,18 +281,24 @@ def _check_module(module: str, spec: str) -> None:
     )
 
 
-def _read(path: Path) -> object:
-    """Return what the file holds; only tensors and plain containers are ever unpickled."""
+def _read(path: Path, *, shapes_only: bool) -> object:
+    """Return what the file holds; only tensors and plain containers are ever unpickled.
+
+    Args:
+        path: The file.
+        shapes_only: Return tensors without values (on the ``meta`` device).
+    """
     if not path.is_file():
         raise ModelError(f"there is no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _header(path) if shapes_only else load_file(path)
         if path.suffix in (".pt", ".pth"):
             with warnings.catch_warnings():
                 # torch warns of pickle protocols; what it cannot read raises anyway.
                 warnings.simplefilter("ignore", UserWarning)
-                return torch.load(path, map_location="cpu", weights_only=True)
+                where = "meta" if shapes_only else "cpu"
+                return torch.load(path, map_location=where, weights_only=True)
     except SafetensorError as error:
         raise ModelError(
             f"{path} is truncated or no safetensors file ({error}); copy or download it again"
@@ -248,6 +317,13 @@ def _read(path: Path) -> object:
     raise ModelError(
         f"weights come as .safetensors, .pt or .pth files, not {path.suffix or path.name!r}"
     )
+
+
+def _header(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file without values; their type is not looked up."""
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        return {key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in names}
 
 
 def _unpickling_reason(error: Exception) -> str:

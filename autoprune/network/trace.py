@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,12 +17,16 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import TraceError
 from autoprune.network.call import RULES, Call, base_name, is_pointwise, makes_filled, tensors_in
+from autoprune.network.failure import failed, without_tensors, without_weights
 from autoprune.network.groups import Block, ChannelGroup, ParamSlice
-from autoprune.network.inputs import Inputs, batch_size, call_model, evaluating, normalised, shapes
-from autoprune.network.labels import AtomSpace, Coupling, Planes
+from autoprune.network.inputs import Inputs, batch_size, call_model, evaluating, normalised
+from autoprune.network.labels import AtomSpace, Coupling, Planes, varying
 from autoprune.network.network import Network
 from autoprune.network.ops import Affine, OpTable, ParameterSize
 from autoprune.network.record import Record, Width, kind_of, record
+from autoprune.network.reshapes import Followed, Note, Reshape, ReshapeWatch, Spread
+from autoprune.network.rules.experts import COUNTS, numbered
+from autoprune.network.writes import after_write
 
 
 def trace(model: nn.Module, inputs: Tensor | Inputs) -> Network:
@@ -38,23 +42,25 @@ def trace(model: nn.Module, inputs: Tensor | Inputs) -> Network:
             the batch that latency is predicted for.
 
     Raises:
-        TraceError: The model does not run on ``inputs``.
+        TraceError: The model does not run on ``inputs``, uses no parameter, or returns no tensor.
     """
-    atoms = AtomSpace(model)
     inputs = normalised(inputs)
+    atoms = AtomSpace(model)
     tracer = _Tracer(atoms, batch_size(inputs))
     with evaluating(model), tracer.watching(model), torch.no_grad():
         try:
-            with tracer:
+            with tracer, ReshapeWatch(tracer.planes_of, tracer.note_reshape):
                 output = call_model(model, inputs)
         except Exception as error:
-            raise TraceError(
-                f"{type(model).__name__} does not run on inputs of shapes {shapes(inputs)}: "
-                f"{tracer.where}{type(error).__name__}: {error}. Pass example inputs that its "
-                "forward accepts, on the device of its weights."
-            ) from error
-    for tensor in tensors_in(output):
-        for plane in tracer.planes_of(tensor):
+            raise TraceError(failed(model, inputs, error, tracer.where)) from error
+    outputs = list(tensors_in(output))
+    if not outputs:
+        raise TraceError(without_tensors(model, output))
+    if not tracer.uses_weights:
+        raise TraceError(without_weights(model, inputs))
+    for tensor in outputs:
+        numbers = tracer.numbers_of(tensor)
+        for plane in (*tracer.planes_of(tensor), *(() if numbers is None else (numbers,))):
             tracer.coupling.freeze(plane, "network output")
     return _assemble(model, inputs, tracer)
 
@@ -69,6 +75,7 @@ class _Frame:
     shape: tuple[int, ...]
     first_op: int
     residual: bool = False
+    reshapes: list[Note] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +98,13 @@ class _Tracer(TorchDispatchMode):
         self.records: list[Record] = []
         self.residuals: list[_Residual] = []
         self.calls: Counter[str] = Counter()
+        self.reshapes: dict[str, list[list[Note]]] = {}
         self.unsupported: Counter[str] = Counter()
+        self.uses_weights = False
         self._planes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._producer: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._filled: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._numbers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._frames: list[_Frame] = []
 
     def planes_of(self, tensor: Tensor) -> Planes:
@@ -108,6 +118,11 @@ class _Tracer(TorchDispatchMode):
         """Return whether a tensor was made of one number."""
         return tensor in self._filled
 
+    def numbers_of(self, tensor: Tensor) -> Tensor | None:
+        """Return the plane whose positions a tensor's values number."""
+        plane: Tensor | None = self._numbers.get(tensor)
+        return plane
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -118,13 +133,30 @@ class _Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         call = Call(
-            base_name(func), func, args, kwargs, out, self.coupling, self.planes_of, self.is_filled
+            base_name(func),
+            func,
+            args,
+            kwargs,
+            out,
+            self.coupling,
+            self.planes_of,
+            self.is_filled,
+            self.numbers_of,
         )
+        self.uses_weights |= any(isinstance(tensor, nn.Parameter) for tensor in call.tensors)
         if call.outputs:
             self._note(call)
         return out
 
+    def note_reshape(self, note: Note) -> None:
+        """Note a reshaping call of the module that is running."""
+        if self._frames:
+            self._frames[-1].reshapes.append(note)
+
     def _note(self, call: Call) -> None:
+        written = call.args[:1] if call.func._schema.is_mutable else ()
+        views = [t for t in written if isinstance(t, Tensor) and t._base is not None]
+        unlabelled = [view for view in views if not self.planes_of(view)]
         planes = self._pass_labels(call)
         kind = kind_of(call)
         producers = tuple(sorted({self._producer[t] for t in call.tensors if t in self._producer}))
@@ -144,32 +176,72 @@ class _Tracer(TorchDispatchMode):
         if call.name == "add":
             self._note_residual(call)
         filled = makes_filled(call)
+        for tensor, plane in numbered(call):
+            self._numbers[tensor] = plane
         for tensor, own in zip(call.outputs, planes, strict=True):
             if filled:
                 self._filled[tensor] = True
+            else:
+                self._filled.pop(tensor, None)
             if self.atoms.planes(tensor) is None:
                 self._planes[tensor] = own
             if producers:
                 self._producer[tensor] = producers[-1]
+        for view in unlabelled:
+            self._write_through(view, planes[0], filled=filled)
+        if is_pointwise(call.func) and planes[0]:
+            self._lend(call, planes[0])
+
+    def _lend(self, call: Call, planes: Planes) -> None:
+        """Give tensors made of one number the labels they met: they are as wide wherever they go.
+
+        A position bias of zeros that all layers share keeps their heads equally many.
+        """
+        out = call.outputs[0]
+        for tensor in call.tensors:
+            if self.is_filled(tensor) and not self.planes_of(tensor):
+                lead = out.ndim - tensor.ndim
+                shape = (1,) * lead + tuple(tensor.shape)
+                self._planes[tensor] = tuple(
+                    plane.reshape(plane.shape[lead:])
+                    for plane in planes
+                    if all(shape[dim] == out.shape[dim] for dim in varying(plane))
+                )
+
+    def _write_through(self, view: Tensor, planes: Planes, *, filled: bool) -> None:
+        """Give the labels that were written into a view to the tensor that it is a part of."""
+        base = view._base
+        if base is None or self.atoms.planes(base) is not None:
+            return
+        if not filled:
+            self._filled.pop(base, None)
+        whole = after_write(base, self.planes_of(base), view, planes) if planes else ()
+        if whole is None:
+            for plane in planes:
+                self.coupling.freeze(plane, "written into a part of another tensor")
+        elif whole:
+            self._planes[base] = whole
 
     def _pass_labels(self, call: Call) -> list[Planes]:
         """Return the planes of every output."""
         labelled = [tensor for tensor in call.tensors if self.planes_of(tensor)]
         none: list[Planes] = [()] * len(call.outputs)
-        if not labelled:
+        counts = call.name in COUNTS and self.numbers_of(call.args[0]) is not None
+        if not (labelled or counts):
             return none
         name = call.name
         if name not in RULES.names():
             if not is_pointwise(call.func):
-                self.unsupported[f"aten.{name}"] += 1
-                call.freeze(labelled, f"operator aten.{name} has no rule")
+                self.unsupported[call.full_name] += 1
+                call.freeze(labelled, f"operator {call.full_name} has no rule")
                 return none
             name = "pointwise"
         try:
             result = RULES[name](call)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            self.unsupported[f"aten.{call.name}"] += 1
-            call.freeze(labelled, f"the rule of aten.{call.name} does not cover this use: {error}")
+            self.unsupported[call.full_name] += 1
+            reason = f"the rule of {call.full_name} does not cover this use: {error}"
+            call.freeze(labelled, reason)
             return none
         if isinstance(result, list):
             return result
@@ -197,9 +269,8 @@ class _Tracer(TorchDispatchMode):
 
     @property
     def where(self) -> str:
-        """The module that was running, for an error message."""
-        path = self._frames[-1].path if self._frames else ""
-        return f"in module {path!r}: " if path else ""
+        """The path of the module that was running, ``""`` for none."""
+        return self._frames[-1].path if self._frames else ""
 
     def _enter(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -214,6 +285,8 @@ class _Tracer(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         frame = self._frames.pop()
+        if frame.reshapes:
+            self.reshapes.setdefault(frame.path, []).append(frame.reshapes)
         computes = any(
             entry.kind in ("conv", "linear", "matmul") for entry in self.records[frame.first_op :]
         )
@@ -225,6 +298,8 @@ class _Tracer(TorchDispatchMode):
 
 def _assemble(model: nn.Module, inputs: Inputs, tracer: _Tracer) -> Network:
     """Return the network from what the pass noted."""
+    if tracer.coupling.idle:
+        _freeze_lists_with_idle_modules(model, tracer)
     component, claimed, reasons = tracer.coupling.solve()
     units = _Units(tracer, component, claimed)
     groups, frozen = units.groups(reasons)
@@ -247,7 +322,27 @@ def _assemble(model: nn.Module, inputs: Inputs, tracer: _Tracer) -> Network:
         if path not in ran and next(module.parameters(recurse=False), None) is not None
     )
     table = OpTable(ops, parameters, tuple(group.size for group in groups), len(blocks))
-    return Network(model, inputs, groups, blocks, table, frozen, tracer.unsupported, unused)
+    names, sizes = [group.name for group in groups], table.group_sizes
+
+    def follow(spread: Spread) -> Followed | None:
+        return spread.follow(component, unit_group, names, sizes)
+
+    reshapes = _reshapes(tracer.reshapes, follow)
+    return Network(
+        model, inputs, groups, blocks, table, frozen, tracer.unsupported, unused, reshapes
+    )
+
+
+def _freeze_lists_with_idle_modules(model: nn.Module, tracer: _Tracer) -> None:
+    """Freeze lists of modules some of which no token reached: a cut would pass those by."""
+    for path, module in model.named_modules():
+        if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            continue
+        if all(tracer.calls[f"{path}.{name}" if path else name] for name in module._modules):
+            continue
+        for tensor in module.parameters():
+            for plane in tracer.planes_of(tensor):
+                tracer.coupling.freeze(plane, "no token reached some of the experts; pass more")
 
 
 class _Units:
@@ -285,14 +380,34 @@ class _Units:
             stem = _stem(slices)
             names[stem] += 1
             name = stem if names[stem] == 1 else f"{stem}#{names[stem]}"
-            if not reason and len(indices) == 1:
-                reason = "a single unit"
+            unit = self._members[indices[0]]
+            least, multiple = self._grid(unit)
+            if not reason and len(indices) <= least:
+                reason = "a single unit" if len(indices) == 1 else "all units are needed"
             if reason:
                 frozen[name] = reason
                 continue
-            mixed = bool(self._tracer.coupling.mixed[self._members[indices[0]]].any())
-            groups.append(ChannelGroup(name, len(indices), slices, "channel", mixed))
+            mixed = bool(self._tracer.coupling.mixed[unit].any())
+            kind = self._kind(unit, slices)
+            groups.append(
+                ChannelGroup(
+                    name, len(indices), slices, kind, mixed, least=least, multiple=multiple
+                )
+            )
         return tuple(groups), frozen
+
+    def _grid(self, atoms: Int[np.ndarray, " atoms"]) -> tuple[int, int]:
+        """Return the fewest units that must stay and what their number is a multiple of."""
+        coupling = self._tracer.coupling
+        multiple = int(np.lcm.reduce(coupling.multiple[atoms]))
+        return max(int(coupling.picked[atoms].max()), multiple), multiple
+
+    def _kind(self, atoms: Int[np.ndarray, " atoms"], slices: Sequence[ParamSlice]) -> str:
+        """Return what units are: experts that a router picks, attention heads, or channels."""
+        if self._tracer.coupling.picked[atoms].any():
+            return "expert"
+        rows = any(member.per_unit > 1 and member.contiguous for member in slices)
+        return "head" if rows and self._tracer.coupling.batched[atoms].any() else "channel"
 
     def _slices(self, indices: Sequence[int]) -> tuple[ParamSlice, ...]:
         atoms = self._tracer.atoms
@@ -327,11 +442,17 @@ class _Units:
 
 
 def _stem(slices: Sequence[ParamSlice]) -> str:
-    """Return the module path of the first weight whose output dimension a group cuts."""
+    """Return the module path of the first weight whose output dimension a group cuts.
+
+    Groups of input dimensions alone have ``.input`` behind; tensors that are no layer's weight
+    (a class token, experts stacked in one tensor) give their own name.
+    """
     producers = [s for s in slices if s.dim == 0 and s.path.endswith("weight")]
     first = (producers or list(slices))[0]
-    path = first.path.rpartition(".")[0] or first.path
-    return path if producers else f"{path}.input"
+    path, _, name = first.path.rpartition(".")
+    if producers and path:
+        return path
+    return f"{path}.input" if path and name in ("weight", "bias") else first.path
 
 
 def _affine(
@@ -385,6 +506,18 @@ def _same_units(entry: _Residual, component: Int[np.ndarray, " atoms"]) -> bool:
         and bool((component[before.numpy()] == component[after.numpy()]).all())
         for before, after in zip(entry.entering, entry.leaving, strict=True)
     )
+
+
+def _reshapes(
+    notes: Mapping[str, list[list[Note]]], follow: Callable[[Spread], Followed | None]
+) -> dict[str, tuple[Reshape, ...]]:
+    """Return the reshaping calls of each module that makes the same ones whenever it runs."""
+    reshapes = {}
+    for path, passes in notes.items():
+        known = {tuple(note.resolve(follow) for note in calls) for calls in passes}
+        if len(known) == 1:
+            reshapes[path] = known.pop()
+    return reshapes
 
 
 def _owners(blocks: Sequence[str]) -> Callable[[str], int]:

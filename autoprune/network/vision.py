@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -24,13 +25,17 @@ _INSTALL = 'pip install "autoprune[vision]"'
 
 
 def torchvision_names() -> list[str]:
-    """Return the names of torchvision's classifiers, sorted.
+    """Return the names of torchvision's models, sorted.
+
+    They are classifiers, segmentation, detection, video and optical flow. The quantised copies are
+    left out: their weights are no floating-point numbers, which is all that is pruned.
 
     Raises:
         ModelError: torchvision is missing or does not fit this torch.
     """
-    torchvision = load_torchvision()
-    return sorted(torchvision.models.list_models(module=torchvision.models))
+    models = load_torchvision().models
+    rooms = (models, models.segmentation, models.detection, models.video, models.optical_flow)
+    return sorted(name for room in rooms for name in models.list_models(module=room))
 
 
 def timm_names() -> list[str]:
@@ -43,25 +48,33 @@ def timm_names() -> list[str]:
 
 
 def build_torchvision(name: str, **kwargs: Any) -> nn.Module:
-    """Return torchvision's classifier ``name`` with random weights.
+    """Return torchvision's model ``name`` with random weights.
+
+    A classifier takes images, ``[batch, 3, height, width]``; a detector a list of images, ``[3,
+    height, width]`` each; a video model clips, ``[batch, 3, frames, height, width]``; optical flow
+    two batches of images.
 
     Args:
         name: One of :func:`torchvision_names`.
         **kwargs: Passed to torchvision, e.g. ``num_classes``.
 
     Raises:
-        UnknownNameError: There is no such classifier.
+        UnknownNameError: There is no such model.
         ModelError: torchvision is missing, or refuses the arguments.
     """
     _refuse_weights("torchvision", name, kwargs)
     names = torchvision_names()
     if name not in names:
-        raise UnknownNameError("torchvision classifier", name, names)
+        raise UnknownNameError("torchvision model", name, names)
     if name in ("googlenet", "inception_v3"):
         # Their own initialisation samples every weight from scipy's truncated normal: minutes.
         kwargs.setdefault("init_weights", False)
+    models = load_torchvision().models
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        # Left to itself, a detector downloads the backbone it is trained from.
+        kwargs["weights_backbone"] = None
     try:
-        model: nn.Module = load_torchvision().models.get_model(name, weights=None, **kwargs)
+        model: nn.Module = models.get_model(name, weights=None, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"torchvision cannot build {name} with {kwargs}: {error}") from error
     return model
@@ -109,7 +122,7 @@ def load_torchvision() -> ModuleType:
     """Return torchvision, with the operators declared that it expects from its compiled part.
 
     The compiled part does not load beside a torch of another build (a CUDA wheel beside a
-    CPU-only torch), and the import then fails although no classifier uses it. Where it loads, it
+    CPU-only torch), and the import then fails although only detectors use it. Where it loads, it
     declares the operators itself and a second declaration would be an error, so ours come only
     after the import has failed for want of them.
     """

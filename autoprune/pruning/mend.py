@@ -68,7 +68,9 @@ def _with_item(sequence: Any, index: int, value: int) -> Any:
 def _convolution(original: Any, twin: Any) -> None:
     rows, columns = twin.weight.shape[:2]
     if isinstance(original, _ConvTranspose):
-        twin.in_channels, twin.out_channels = rows, columns * original.groups
+        if original.groups == original.in_channels and original.groups > 1:
+            twin.groups = rows
+        twin.in_channels, twin.out_channels = rows, columns * twin.groups
         return
     if original.groups == original.in_channels and original.groups > 1:
         twin.groups = rows * original.groups // original.out_channels
@@ -105,6 +107,18 @@ def _embedding(original: Any, twin: Any) -> None:
     twin.num_embeddings, twin.embedding_dim = twin.weight.shape
 
 
+def _encoder_layer(original: Any, twin: Any) -> None:
+    weight = twin.self_attn.in_proj_weight
+    if weight is not None and weight.shape[0] != 3 * weight.shape[1]:
+        # Its fused kernel wants all heads together as wide as the input; unfused, code decides.
+        twin.activation_relu_or_gelu = 0
+
+
+def _encoder(original: Any, twin: Any) -> None:
+    fused = all(getattr(layer, "activation_relu_or_gelu", 0) for layer in twin.layers)
+    twin.use_nested_tensor = twin.use_nested_tensor and fused
+
+
 _MENDERS: tuple[tuple[Any, Mender], ...] = (
     (_Conv, _convolution),
     (nn.Linear, _linear),
@@ -113,4 +127,6 @@ _MENDERS: tuple[tuple[Any, Mender], ...] = (
     (nn.GroupNorm, _group_norm),
     (nn.PReLU, _prelu),
     (nn.Embedding, _embedding),
+    (nn.TransformerEncoderLayer, _encoder_layer),
+    (nn.TransformerEncoder, _encoder),
 )

@@ -39,17 +39,31 @@ class MirrorGuesses:
                 for number, multiplicity in dim.terms:
                     self._multiplicities.setdefault(number, set()).add(multiplicity)
         self._numbers = {group.name: i for i, group in enumerate(network.groups)}
+        self._local = {
+            mirror.attribute: group.name
+            for group in network.groups
+            for mirror in self._all_of(group)
+            if _within(group, mirror.attribute.rpartition(".")[0])
+        }
 
     def of(self, group: ChannelGroup) -> list[tuple[Mirror, ...]]:
-        """Return what to try for one group, in order; the empty set is always among it."""
+        """Return what to try for one group, in order; the empty set is always among it.
+
+        An attribute that a group within its module explains is first left to that group.
+        """
         around = _around(group)
-        mirrors = [m for attribute in self._read for m in self._mirror(group, attribute)]
+        mirrors = self._all_of(group)
         near = [m for m in mirrors if m.attribute.rpartition(".")[0] in around]
         inside = [m for m in near if m.attribute.rpartition(".")[0] != ""]
-        attempts: list[tuple[Mirror, ...]] = [tuple(inside), (), tuple(near), tuple(mirrors)]
+        own = [m for m in inside if self._local.get(m.attribute, group.name) == group.name]
+        attempts: list[tuple[Mirror, ...]] = [tuple(own), tuple(inside), (), tuple(near)]
+        attempts += [tuple(mirrors)]
         attempts += [(mirror,) for mirror in near]
         attempts += [tuple(m for m in inside if m is not left_out) for left_out in inside]
         return _distinct(attempts)[:ATTEMPTS]
+
+    def _all_of(self, group: ChannelGroup) -> list[Mirror]:
+        return [m for attribute in self._read for m in self._mirror(group, attribute)]
 
     def _mirror(self, group: ChannelGroup, attribute: str) -> Iterable[Mirror]:
         """Yield the mirror that explains an attribute's value by the group's width, if one does."""
@@ -63,6 +77,11 @@ class MirrorGuesses:
             if self._shapes[member.path][member.dim] == value:
                 yield Mirror(attribute, value, member.per_unit)
                 return
+
+
+def _within(group: ChannelGroup, path: str) -> bool:
+    """Return whether all that a group cuts is inside one module, not the whole network."""
+    return bool(path) and all(member.path.startswith(f"{path}.") for member in group.members)
 
 
 def _around(group: ChannelGroup) -> set[str]:

@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from autoprune.network.copies import detach_computed
 from autoprune.network.groups import ParamSlice, kept_positions
 from autoprune.network.inputs import Inputs
 from autoprune.network.network import Network
 from autoprune.network.trace import trace
+from autoprune.pruning.guards import guard
 from autoprune.pruning.mend import Mender, mender, set_attribute
 from autoprune.pruning.plan import PruningPlan
 
@@ -77,22 +79,44 @@ class Surgeon:
             PruningError: The plan does not fit the network.
         """
         plan.check(self.network)
+        plan = self.complete(plan)
         twin = self._copy(plan, zero=False)
         gone = tuple(f"{name}." for name in plan.dropped)
-        for attribute, value in self.complete(plan).attributes.items():
+        for attribute, value in plan.attributes.items():
             if not attribute.startswith(gone):
                 set_attribute(twin, attribute, value)
+        removed = self._removed(plan)
+        for path in self.guarded(plan):
+            guard(twin.get_submodule(path), self.network.reshapes[path], removed)
         return twin
 
     def complete(self, plan: PruningPlan) -> PruningPlan:
-        """Return the plan with the attributes that follow its widths; those it has already stay."""
+        """Return the plan with what must follow its widths; what it has already stays."""
         values: dict[str, int] = {}
+        removed = self._removed(plan)
         for group in self.network.groups:
-            removed = group.size - len(plan.kept[group.name]) if group.name in plan.kept else 0
-            for mirror in group.mirrors if removed else ():
+            for mirror in group.mirrors if removed[group.name] else ():
                 before = values.get(mirror.attribute, mirror.value)
-                values[mirror.attribute] = before - mirror.per_unit * removed
-        return dataclasses.replace(plan, attributes=values | plan.attributes)
+                values[mirror.attribute] = before - mirror.per_unit * removed[group.name]
+        guards = plan.guards or (self.network.guards if any(removed.values()) else ())
+        return dataclasses.replace(plan, attributes=values | plan.attributes, guards=guards)
+
+    def _removed(self, plan: PruningPlan) -> dict[str, int]:
+        """Return how many units of each group go."""
+        return {
+            group.name: group.size - len(plan.kept.get(group.name, range(group.size)))
+            for group in self.network.groups
+        }
+
+    def guarded(self, plan: PruningPlan) -> list[str]:
+        """Return a plan's guards and what reshapes inside: the calls of each are counted apart."""
+        gone = tuple(f"{name}." for name in plan.dropped)
+        return [
+            path
+            for path in self.network.reshapes
+            if any(not name or f"{path}.".startswith(f"{name}.") for name in plan.guards)
+            and not f"{path}.".startswith(gone)
+        ]
 
     def mask(self, plan: PruningPlan) -> nn.Module:
         """Return the network at full size with the parameters of everything cut set to zero.
@@ -158,6 +182,7 @@ class Surgeon:
             for name, child in module._modules.items()
         }
         for name, value in template.other:
+            detach_computed(value, memo)
             attributes[name] = copy.deepcopy(value, memo)
         if template.mend is not None:
             template.mend(module, twin)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from autoprune.network.groups import Block, ChannelGroup
+from autoprune.network.groups import Block, ChannelGroup, Mirror
 from autoprune.network.network import Network
 from autoprune.pruning.mirrors import MirrorGuesses
 from autoprune.pruning.plan import PruningPlan
@@ -23,44 +24,87 @@ class _Family:
     groups: list[ChannelGroup]
 
 
+#: Fewest and most draws of units that stay; more follow only while the last contradicts the others.
+FEWEST_DRAWS, MOST_DRAWS = 3, 7
+
 Item = TypeVar("Item", _Family, Block)
 
 
 def verified(network: Network, *, seed: int = 0) -> Network:
     """Return the network with every group and block that fails a real cut frozen.
 
-    All groups are cut at once, and only where that fails are the culprits searched for, by halving.
+    All groups are cut at once, several times by different numbers of units, and only where that
+    fails are the culprits searched for, by halving.
     Where no normalisation mixes channels, the pruned network must equal the one with the same units
     zeroed (relative error below :data:`~autoprune.pruning.trial.TOLERANCE`); where one does, and
     for blocks, it must run and give finite values of the same shape. Attributes that mirror a width
     (``num_heads``, sizes of a split) are found as whole numbers that the network reads and that the
-    group's width explains; the cut that works with them is the proof.
+    group's width explains; the cut that works with them is the proof. Numbers that a module's code
+    computes by itself and hands to reshaping calls are corrected; modules that need it are noted.
+    Where weights have no values, shapes are all that is compared; ``checked`` says so.
 
     Args:
         network: A traced network.
         seed: Decides which units are cut and the parameters of the trial copy.
     """
     trial = Trial(network, seed=seed)
-    bench = _Bench(network, trial, np.random.default_rng(seed))
-    good, bad = bench.sift((), [group for group in network.groups if not group.mixed], exact=True)
-    _, worse = bench.sift(good, [group for group in network.groups if group.mixed], exact=False)
+    bench = _Bench(network, trial)
+    generator = np.random.default_rng(seed)
+    groups: Sequence[ChannelGroup] = network.groups
+    frozen: dict[str, str] = {}
+    for number in range(MOST_DRAWS):
+        bench.draw(generator, whole=number > 0)
+        mirrors = bench.mirrors
+        good, bad = bench.sift((), [group for group in groups if not group.mixed], exact=True)
+        groups, worse = bench.sift(good, [group for group in groups if group.mixed], exact=False)
+        frozen |= bad | worse
+        if number + 1 >= FEWEST_DRAWS and not (bad or worse) and mirrors == bench.mirrors:
+            break
 
     def droppable(blocks: Sequence[Block]) -> str:
         return trial.runs(PruningPlan({}, tuple(block.name for block in blocks)))
 
     _, stuck = _sieve((), network.blocks, droppable)
-    return _without(bench.mended(), bad | worse, stuck)
+    if trial.by_shape:
+        bench.draw(generator, whole=False)
+        bench.spare(groups)
+    result = _without(bench.mended(), frozen, stuck)
+    return dataclasses.replace(result, checked="shapes" if trial.by_shape else "values")
 
 
 class _Bench:
     """Cuts groups together and finds for each the attributes that must follow."""
 
-    def __init__(self, network: Network, trial: Trial, generator: np.random.Generator) -> None:
+    def __init__(self, network: Network, trial: Trial) -> None:
         self._network, self._trial = network, trial
-        self._kept = {group.name: _half(group, generator) for group in network.groups}
+        self._kept: dict[str, tuple[int, ...]] = {}
         guesses = MirrorGuesses(network, trial.attributes_read())
         self._attempts = {group.name: guesses.of(group) for group in network.groups}
         self._mirrors = {name: attempts[0] for name, attempts in self._attempts.items()}
+
+    @property
+    def mirrors(self) -> dict[str, tuple[Mirror, ...]]:
+        """The attributes that follow each group, as far as is known."""
+        return dict(self._mirrors)
+
+    def draw(self, generator: np.random.Generator, *, whole: bool) -> None:
+        """Draw the units that stay in the next cuts.
+
+        Groups of one size keep different numbers as far as there are any, so that none passes for
+        another.
+
+        Args:
+            generator: Source of chance.
+            whole: Whether some groups are not cut.
+        """
+        counts: dict[tuple[int, int, int], Iterator[int]] = {}
+        self._kept = {}
+        for group in self._network.groups:
+            alike = (group.size, group.least, group.multiple)
+            if alike not in counts:
+                counts[alike] = itertools.cycle(generator.permutation(_widths(group, whole=whole)))
+            kept = generator.choice(group.size, next(counts[alike]), replace=False)
+            self._kept[group.name] = tuple(int(unit) for unit in np.sort(kept))
 
     def sift(
         self, accepted: Sequence[ChannelGroup], groups: Sequence[ChannelGroup], *, exact: bool
@@ -120,13 +164,66 @@ class _Bench:
                 good.append(group)
         return good, frozen
 
+    def spare(self, groups: Sequence[ChannelGroup]) -> None:
+        """Leave every attribute as it is without which ``groups`` can be cut as well.
+
+        One that only happens to equal a width shows in the values; shapes do not tell it. What
+        sets a module's numbers wrong goes first, then what makes no difference to them.
+        """
+        wrong = self._trial.corrected(self._plan(groups))
+        families: dict[tuple[object, ...], list[ChannelGroup]] = {}
+        for group in groups:
+            families.setdefault(self._alike(group), []).append(group)
+        for strictly in (True, False):
+            for members in families.values():
+                for name in sorted({_last(m) for g in members for m in self._mirrors[g.name]}):
+                    wrong = self._spare_one(groups, members, name, wrong, strictly=strictly)
+        self._trial.guards = wrong
+
+    def _spare_one(
+        self,
+        groups: Sequence[ChannelGroup],
+        members: Sequence[ChannelGroup],
+        name: str,
+        wrong: set[str],
+        *,
+        strictly: bool,
+    ) -> set[str]:
+        """Leave attributes called ``name`` as they are, and return which modules are wrong then.
+
+        Args:
+            groups: What is cut.
+            members: The groups that the attributes follow.
+            name: Last part of their paths.
+            wrong: Modules that compute wrong widths with the attributes.
+            strictly: Whether their own modules are among these, and fewer must be without them.
+        """
+        before = dict(self._mirrors)
+        owners = set()
+        for group in members:
+            own = {member.path.rpartition(".")[0] for member in group.members}
+            gone = [m for m in before[group.name] if _last(m) == name]
+            if not strictly:  # a module that holds what is cut says by it how wide its tensors are
+                gone = [m for m in gone if m.attribute.rpartition(".")[0] not in own]
+            owners |= {mirror.attribute.rpartition(".")[0] for mirror in gone}
+            self._mirrors[group.name] = tuple(m for m in before[group.name] if m not in gone)
+        plan = self._plan(groups)
+        if bool(owners & wrong) is strictly and not self._trial.runs(plan):
+            after = self._trial.corrected(plan)
+            if after < wrong or (not strictly and after == wrong):
+                return after
+        self._mirrors = before
+        return wrong
+
     def mended(self) -> Network:
-        """Return the network whose groups know the attributes that follow them."""
+        """Return the network that knows the attributes and modules that must follow its groups."""
         groups = tuple(
             dataclasses.replace(group, mirrors=self._mirrors[group.name])
             for group in self._network.groups
         )
-        return dataclasses.replace(self._network, groups=groups)
+        return dataclasses.replace(
+            self._network, groups=groups, guards=tuple(sorted(self._trial.guards))
+        )
 
     def _try_attributes(
         self,
@@ -163,9 +260,17 @@ class _Bench:
         return PruningPlan({g.name: self._kept[g.name] for g in groups}, (), values)
 
 
-def _half(group: ChannelGroup, generator: np.random.Generator) -> tuple[int, ...]:
-    kept = generator.choice(group.size, max(group.size // 2, 1), replace=False)
-    return tuple(int(unit) for unit in np.sort(kept))
+def _last(mirror: Mirror) -> str:
+    """Return an attribute's own name, the same in all repeated layers."""
+    return mirror.attribute.rpartition(".")[2]
+
+
+def _widths(group: ChannelGroup, *, whole: bool) -> list[int]:
+    """Return how many units a trial may keep: about half, or all where ``whole`` groups are due."""
+    middle = range(-(-group.size // 3), 3 * group.size // 4 + 1)
+    allowed = [width for width in middle if group.allows(width) and width < group.size]
+    allowed = allowed or [min(filter(group.allows, range(1, group.size + 1)))]
+    return [*allowed, *[group.size] * max(len(allowed) // 3, 1)] if whole else allowed
 
 
 def _sieve(

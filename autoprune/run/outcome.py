@@ -81,8 +81,8 @@ def _write_network(
     folder = save_package(
         directory.path / NETWORK_FOLDER,
         model=network,
+        network=prepared.network,
         plan=plan,
-        inputs=inputs,
         source=settings.model,
         metrics=PackageMetrics(
             accuracy=scores.accuracy,

@@ -353,11 +353,12 @@ def _dimension(group: ChannelGroup, settings: SpaceSettings, alignment: int) -> 
         return Dimension(group.name, group.size, group.size)
     # The small term keeps 10 * (1 - 0.7) = 3.0000000000000004 from being rounded up to 4.
     share = math.ceil(group.size * (1.0 - chosen["max_ratio"]) - 1e-9)
-    least = min(max(chosen["minimum_units"], share, 1), group.size)
+    least = min(max(chosen["minimum_units"], share, group.least), group.size)
     if chosen["multiple"] == "device":
         multiple = _relaxed(group.size, least, _in_units(group, alignment))
     else:
         multiple = _in_units(group, chosen["multiple"])
+    multiple = math.lcm(multiple, group.multiple)
     rounded = Dimension(group.name, group.size, least, multiple).smallest
     return Dimension(group.name, group.size, rounded, multiple)
 

@@ -340,13 +340,13 @@ def test_half_precision_weights_are_judged_without_their_rounding() -> None:
 
 def test_an_error_of_the_model_names_the_module() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(5, 2)))
-    with pytest.raises(TraceError, match=r"in module '1\.0': RuntimeError"):
+    with pytest.raises(TraceError, match=r"^RuntimeError: mat1.*\(in module '1\.0'\)"):
         trace(model, torch.zeros(1, 3))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_a_model_that_does_not_run_says_so() -> None:
-    with pytest.raises(TraceError, match=r"Linear does not run on inputs of shapes \[\(1, 4\)\]"):
+    with pytest.raises(TraceError, match=r"Linear does not run on inputs float32 \(1, 4\) on cpu"):
         trace(nn.Linear(3, 2), (torch.zeros(1, 4),))
 
 

@@ -30,15 +30,18 @@ def biased_product(call: Call) -> Planes:
 def _contract(call: Call, left: Tensor, right: Tensor) -> Planes:
     """Couple over the last dimension of ``left`` and the last but one of ``right``."""
     ndim = left.ndim
+    for plane in (*call.planes_of(left), *call.planes_of(right)):
+        if min(varying(plane)) < ndim - 2:
+            call.coupling.batch(plane)
     inner_left, inner_right = ndim - 1, ndim - 2
     if left.shape[-1] > 1 and not (call.is_filled(left) or call.is_filled(right)):
-        _couple_inner(
+        couple_inner(
             call.coupling,
             [p.transpose(-1, -2) for p in call.planes_of(left) if inner_left in varying(p)],
             [p for p in call.planes_of(right) if inner_right in varying(p)],
         )
-    passed_left = [_without(call.coupling, p, inner_left) for p in call.planes_of(left)]
-    passed_right = [_without(call.coupling, p, inner_right) for p in call.planes_of(right)]
+    passed_left = [summed_out(call.coupling, p, inner_left) for p in call.planes_of(left)]
+    passed_right = [summed_out(call.coupling, p, inner_right) for p in call.planes_of(right)]
     batch = tuple(left.shape[:-2])
     shapes = [(*batch, left.shape[-2], 1), (*batch, 1, right.shape[-1])]
     return meet(
@@ -49,7 +52,7 @@ def _contract(call: Call, left: Tensor, right: Tensor) -> Planes:
     )
 
 
-def _couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) -> None:
+def couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) -> None:
     """Couple planes whose contracted dimension is brought to the last but one."""
     reason = "contracted with a fixed tensor"
     for plane in left + right:
@@ -63,7 +66,7 @@ def _couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) -
             coupling.couple(plane, other, reason)
 
 
-def _without(coupling: Coupling, plane: Tensor, dim: int) -> Tensor:
+def summed_out(coupling: Coupling, plane: Tensor, dim: int) -> Tensor:
     """Return what remains of ``plane`` when ``dim`` is summed over."""
     if plane.shape[dim] > 1 and len(varying(plane)) > 1:
         coupling.tie_along(plane, dim, "summed over")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +13,28 @@ from autoprune.network.labels import Planes, align, collapse, collapse_all, equa
 from autoprune.network.rules.pointwise import meet, merge
 
 
-@rule("clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "zeros_like", "ones_like")
+@rule(
+    *("clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "_conj", "_neg_view"),
+    *("resolve_conj", "resolve_neg", "zeros_like", "ones_like", "full_like", "fill", "zero"),
+    *("bernoulli", "uniform", "normal", "random", "exponential"),
+)
 def same(call: Call) -> Planes:
-    """The labels stay as they are."""
+    """The labels stay as they are, whatever the numbers become."""
     return call.planes_of(call.args[0])
+
+
+@rule("copy")
+def copy(call: Call) -> Planes:
+    """What is written over takes the labels of what is written; both are equally wide."""
+    target, source = call.args[0], call.args[1]
+    planes = [align(plane, target.ndim) for plane in call.planes_of(source)]
+    if not planes and not call.is_filled(source) and source.ndim:
+        call.freeze([target], "a fixed tensor is written into it")
+    if not planes:
+        return call.planes_of(target)
+    own = call.planes_of(target)
+    shapes = [tuple(target.shape), (1,) * (target.ndim - source.ndim) + tuple(source.shape)]
+    return meet(call.coupling, shapes, [own, planes], "written over") if own else tuple(planes)
 
 
 @rule("new_zeros", "new_ones", "new_empty", "new_full", "empty_like", "rand_like", "randn_like")
@@ -49,7 +68,7 @@ def view(call: Call) -> Planes:
     tensor, out = call.args[0], call.outputs[0]
     moved = []
     for plane in call.planes_of(tensor):
-        after = collapse(_reshaped(plane, tensor, out))
+        after = collapse(_reshaped(plane, tensor.shape, out.shape))
         if len(varying(after)) > len(varying(plane)):
             call.coupling.split(after)
         moved.append(after)
@@ -156,47 +175,111 @@ def pad(call: Call) -> Planes:
     return tuple(planes)
 
 
-@rule("roll", "flip")
-def shift(call: Call) -> Planes:
-    """Positions change places; a labelled dimension that is shifted keeps its order fixed."""
+@rule("flip")
+def flip(call: Call) -> Planes:
+    """Positions change places as they do in a cut tensor."""
     tensor = call.args[0]
-    named = call.arg(2, "dims") if call.name == "roll" else call.args[1]
-    dims = {normal_dim(d, tensor.ndim) for d in named or range(tensor.ndim)}
+    return tuple(plane.flip(call.args[1]) for plane in call.planes_of(tensor))
+
+
+@rule("roll")
+def roll(call: Call) -> Planes:
+    """A labelled dimension that is shifted by a number of positions keeps its width."""
+    tensor = call.args[0]
+    dims = {normal_dim(d, tensor.ndim) for d in call.arg(2, "dims") or range(tensor.ndim)}
     for plane in call.planes_of(tensor):
         if dims & set(varying(plane)):
-            call.coupling.freeze(plane, f"moved by {call.name}")
+            call.coupling.freeze(plane, "moved by roll")
     return call.planes_of(tensor)
 
 
-@rule("index", "index_select", "gather", "repeat", "as_strided", "unfold")
-def pick(call: Call) -> Planes:
-    """Positions picked by number: dimensions whose labels vary keep all of theirs."""
+@rule("repeat")
+def repeat(call: Call) -> Planes:
+    """Labels are repeated as the positions are."""
+    tensor, counts = call.args[0], call.args[1]
+    planes = []
+    for plane in call.planes_of(tensor):
+        own = align(plane, len(counts))
+        planes.append(own.repeat([n if own.shape[d] > 1 else 1 for d, n in enumerate(counts)]))
+    return tuple(planes)
+
+
+@rule("as_strided")
+def as_strided(call: Call) -> Planes:
+    """A view by strides that changes nothing passes; what any other does is not worked out."""
     tensor, out = call.args[0], call.outputs[0]
-    planes = call.planes_of(tensor)
-    if call.name == "as_strided" and tuple(out.shape) == tuple(tensor.shape):
-        return planes
-    moved: list[Tensor] = []
-    for plane in planes:
-        full = plane.expand(tensor.shape)
-        after = collapse_all([call.func(full, *call.args[1:], **call.kwargs)])
-        if not after or not _same_labels(after[0], plane):
-            call.coupling.freeze(plane, f"picked by number in {call.name}")
-        moved.extend(after)
-    return tuple(moved)
+    if tuple(out.shape) == tuple(tensor.shape) and out.stride() == tensor.stride():
+        return call.planes_of(tensor)
+    call.freeze([tensor], "seen by strides")
+    return ()
 
 
-def _same_labels(after: Tensor, before: Tensor) -> bool:
-    return torch.equal(after.reshape(-1), before.reshape(-1))
+@rule("unfold")
+def windows(call: Call) -> Planes:
+    """Windows along a dimension without labels; the positions inside them are a new dimension."""
+    tensor, dim = call.args[0], normal_dim(call.args[1], call.args[0].ndim)
+    planes = []
+    for plane in call.planes_of(tensor):
+        if plane.shape[dim] > 1:
+            call.coupling.freeze(plane, "cut into windows")
+        else:
+            planes.append(plane.unsqueeze(-1))
+    return tuple(planes)
 
 
-def _reshaped(plane: Tensor, tensor: Tensor, out: Tensor) -> Tensor:
-    """Return ``plane`` under a view of ``tensor`` as ``out``; a leading batch stays untouched."""
-    batch = bool(tensor.ndim and out.ndim and tensor.shape[0] == out.shape[0])
-    if batch and plane.shape[0] == 1:
-        return plane.expand(1, *tensor.shape[1:]).reshape(1, *out.shape[1:])
-    return plane.expand(tensor.shape).reshape(out.shape)
+@rule("triu", "tril")
+def triangle(call: Call) -> Planes:
+    """Half a matrix is set to zero; what is on which side of the diagonal keeps its place."""
+    tensor = call.args[0]
+    for plane in call.planes_of(tensor):
+        if set(varying(plane)) & {tensor.ndim - 1, tensor.ndim - 2}:
+            call.coupling.freeze(plane, f"placed beside a diagonal by {call.name}")
+    return call.planes_of(tensor)
+
+
+@rule("view_as_real", "view_as_complex")
+def parts(call: Call) -> Planes:
+    """Real and imaginary part are a last dimension of their own, which stays."""
+    planes = []
+    for plane in call.planes_of(call.args[0]):
+        if call.name == "view_as_real":
+            planes.append(plane.unsqueeze(-1))
+        elif plane.shape[-1] == 1:
+            planes.append(plane.squeeze(-1))
+        else:
+            call.coupling.freeze(plane, "real and imaginary part belong together")
+    return tuple(planes)
+
+
+def _reshaped(plane: Tensor, source: Sequence[int], target: Sequence[int]) -> Tensor:
+    """Return ``plane`` under a view from one shape to another.
+
+    Only runs of dimensions along which the label varies are written out.
+    """
+    before, after = [], []
+    for old, new in _runs(source, target):
+        labelled = any(plane.shape[dim] > 1 for dim in old)
+        before += [source[dim] if labelled else 1 for dim in old]
+        after += [target[dim] if labelled else 1 for dim in new]
+    return plane.expand(before).reshape(after)
+
+
+def _runs(source: Sequence[int], target: Sequence[int]) -> Iterator[tuple[range, range]]:
+    """Yield the shortest runs of dimensions of two shapes that hold the same elements.
+
+    An extent of 0 counts as 1: no boxes still have channels.
+    """
+    old, new = ([max(size, 1) for size in shape] for shape in (source, target))
+    i = j = 0
+    while i < len(old) or j < len(new):
+        first, other = i, j
+        i, j = i + 1, j + 1
+        while (left := math.prod(old[first:i])) != (right := math.prod(new[other:j])):
+            if i > len(old) and j > len(new):
+                raise ValueError(f"{tuple(source)} seen as {tuple(target)}")
+            i, j = (i + 1, j) if left < right else (i, j + 1)
+        yield range(first, min(i, len(old))), range(other, min(j, len(new)))
 
 
 def _apply(call: Call, tensor: Tensor, out: Tensor) -> Planes:
-    shapes: Sequence[Tensor] = [_reshaped(plane, tensor, out) for plane in call.planes_of(tensor)]
-    return collapse_all(shapes)
+    return collapse_all(_reshaped(p, tensor.shape, out.shape) for p in call.planes_of(tensor))

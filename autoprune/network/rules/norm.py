@@ -32,7 +32,7 @@ def batch_norm(call: Call) -> Planes:
     return _with_parameters(call, image, affine, first_dim=1)
 
 
-@rule("native_layer_norm")
+@rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm(call: Call) -> Planes:
     """Weight and bias are coupled with the trailing dimensions, which are mixed."""
     image = call.args[0]
@@ -54,7 +54,7 @@ def group_norm(call: Call) -> Planes:
             continue
         if groups < image.shape[1]:
             call.coupling.mix(plane)
-        if groups > 1:
+        if 1 < groups < image.shape[1]:
             channels = plane.reshape(groups, -1)
             call.coupling.tie_along(channels, 0, "a group norm's group")
     affine = [tensor for tensor in call.args[1:3] if isinstance(tensor, Tensor)]

@@ -21,11 +21,38 @@ def _elementwise(call: Call) -> Planes:
     operands = [
         (tensor, call.planes_of(tensor))
         for tensor in call.tensors
-        if tensor.ndim and not call.is_filled(tensor)
+        if tensor.ndim
+        and (call.planes_of(tensor) or not (call.is_filled(tensor) or _repeated(call, tensor)))
     ]
     shapes = [(1,) * (ndim - tensor.ndim) + tuple(tensor.shape) for tensor, _ in operands]
     planes = [[align(plane, ndim) for plane in planes] for _, planes in operands]
     return meet(call.coupling, shapes, planes, f"meets a fixed tensor in {call.name}")
+
+
+def _repeated(call: Call, tensor: Tensor) -> bool:
+    """Return whether a tensor without labels shows the same to every label that it meets.
+
+    A mask that was written out for every head: whether it is written out for fewer when heads go is
+    for the trial cut to tell.
+    """
+    ndim = call.outputs[0].ndim
+    value = tensor.reshape((1,) * (ndim - tensor.ndim) + tuple(tensor.shape))
+    planes = [align(plane, ndim) for other in call.tensors for plane in call.planes_of(other)]
+    meeting = [plane for plane in planes if any(value.shape[dim] > 1 for dim in varying(plane))]
+    return bool(meeting) and all(_same_for_all(plane, value) for plane in meeting)
+
+
+def _same_for_all(plane: Tensor, value: Tensor) -> bool:
+    """Return whether the rows of ``value`` at one label are those at every other one, in order."""
+    dims = varying(plane)
+    if len(dims) > 1 or value.is_meta:
+        return False
+    labels, counts = plane.reshape(-1).unique(return_counts=True)
+    if int(counts.min()) != int(counts.max()):
+        return False
+    rows = value.movedim(dims[0], 0)[plane.reshape(-1).argsort(stable=True)]
+    rows = rows.reshape(len(labels), -1)
+    return bool((rows == rows[:1]).all())
 
 
 def meet(
@@ -102,4 +129,29 @@ def merge(planes: Sequence[Sequence[Tensor]]) -> Planes:
 @rule("_prelu_kernel")
 def prelu(call: Call) -> Planes:
     """The slope already has the input's rank; it is coupled like any other operand."""
+    return _elementwise(call)
+
+
+@rule("glu")
+def gated(call: Call) -> Planes:
+    """The second half of a dimension gates the first; index i of both is coupled."""
+    tensor = call.args[0]
+    dim = call.arg(1, "dim", -1) % tensor.ndim
+    halves: list[list[Tensor]] = [[], []]
+    for plane in call.planes_of(tensor):
+        parts = plane.chunk(2, dim) if plane.shape[dim] > 1 else (plane, plane)
+        for own, part in zip(halves, parts, strict=True):
+            own.append(part)
+    shape = tuple(call.outputs[0].shape)
+    return meet(call.coupling, [shape, shape], halves, "gated by a fixed tensor")
+
+
+@rule("linalg_cross")
+def cross(call: Call) -> Planes:
+    """Three coordinates are combined; the other dimensions are elementwise."""
+    dim = int(call.arg(2, "dim", -1))
+    for tensor in call.tensors:
+        for plane in call.planes_of(tensor):
+            if plane.shape[dim] > 1:
+                call.coupling.freeze(plane, "a coordinate of a cross product")
     return _elementwise(call)

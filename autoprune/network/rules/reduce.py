@@ -8,12 +8,15 @@ from autoprune.network.call import Call, normal_dim, rule
 from autoprune.network.labels import Planes, collapse_all, varying
 
 #: Reductions whose value over a cut dimension equals that over the zeroed one.
-_ADDITIVE = ("sum", "linalg_vector_norm")
+_ADDITIVE = frozenset({"sum", "linalg_vector_norm"})
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm")
+@rule(
+    *("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm"),
+    *("prod", "logsumexp", "all", "any", "max", "min", "aminmax"),
+)
 def reduction(call: Call) -> Planes | list[Planes]:
-    """Drop the reduced dimensions."""
+    """Drop the reduced dimensions; what reads the numbers of a largest position freezes them."""
     tensor = call.args[0]
     named = call.arg(2, "dim") if call.name == "linalg_vector_norm" else call.arg(1, "dim")
     dims = _reduced(tensor, named)
@@ -32,7 +35,7 @@ def reduction(call: Call) -> Planes | list[Planes]:
     return [kept] * len(call.outputs)
 
 
-@rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum")
+@rule("_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod")
 def along(call: Call) -> Planes:
     """Operators along one dimension that keep the shape; they mix it."""
     tensor = call.args[0]
