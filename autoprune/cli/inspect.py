@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +17,23 @@ from rich.table import Table
 from autoprune.errors import SettingsError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
+    from autoprune.network.groups import ChannelGroup
+    from autoprune.network.inputs import Inputs
     from autoprune.network.network import Network
 
 #: What classifiers of photos take where the model does not say otherwise.
 _PHOTO = (3, 224, 224)
+
+#: What trial cuts have shown, by what they compared.
+_CHECKED = {
+    "nothing": "nothing was cut to check this",
+    "values": "every group was cut once; the values were compared",
+    "shapes": (
+        "every group was cut once; only shapes were compared, since the weights have no values here"
+    ),
+}
 
 
 def inspect(
@@ -28,7 +41,10 @@ def inspect(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="digits, torchvision:NAME, timm:NAME, package.module:factory or file.py:factory.",
+            help=(
+                "digits, torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory or "
+                "file.py:factory."
+            ),
         ),
     ] = "digits",
     weights: Annotated[
@@ -37,9 +53,28 @@ def inspect(
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Take the inputs from this task.")
     ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(metavar="N,C,H,W", help="Shape of the input, batch first."),
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "--input-shape",
+            metavar="[NAME:]SHAPE[:DTYPE]",
+            help=(
+                "An input, batch first: 1x3x224x224, input_ids:1x128:int64, or NAME=VALUE; once "
+                "for each. Or file.py:function, which returns all of them."
+            ),
+        ),
+    ] = None,
+    fake: Annotated[
+        bool | None,
+        typer.Option(
+            "--fake/--values",
+            help=(
+                "Trace shapes without weights, or with them; by default without where they would "
+                "take over a quarter of the free memory."
+            ),
+            show_default=False,
+        ),
     ] = None,
     layers: Annotated[
         Path | None,
@@ -53,9 +88,12 @@ def inspect(
     from autoprune.pruning.verify import verified
 
     source = ModelSource.parse(model, weights=weights)
-    module, notes = source.build_with_notes()
+    if fake is None:
+        fake = source.outgrows_memory()
+    module, notes = source.build_with_notes(fake=fake)
+    examples = _inputs(source.spec, module, data, inputs or ())
     started = time.perf_counter()
-    network = verified(trace(module, _inputs(source.spec, module, data, input_shape)))
+    network = verified(trace(module, examples))
     seconds = time.perf_counter() - started
     if layers is not None:
         _write_layers(model, network, layers)
@@ -87,6 +125,7 @@ def described(model: str, network: Network, seconds: float) -> dict[str, Any]:
         "prunable_macs_share": macs_share,
         "prunable_params_share": params_share,
         "trace_seconds": seconds,
+        "checked": network.checked,
         "groups": [
             {
                 "name": group.name,
@@ -106,35 +145,27 @@ def described(model: str, network: Network, seconds: float) -> dict[str, Any]:
     }
 
 
-def _inputs(
-    spec: str, module: nn.Module, data: str | None, shape: str | None
-) -> tuple[Tensor, ...]:
-    """Return example inputs: the task's, of the given shape, or what the model is known to take."""
+def _inputs(spec: str, module: nn.Module, data: str | None, texts: Sequence[str]) -> Inputs:
+    """Return example inputs: the task's, the given ones, or what the model is known to take."""
     import torch
 
+    from autoprune.cli.inputs import parsed_inputs
+    from autoprune.network.huggingface import example_inputs, is_pretrained
     from autoprune.tasks.load import load_task
 
-    if data is not None and shape is not None:
-        raise SettingsError("give --data or --input-shape, not both")
-    if shape is not None:
-        return (torch.randn(_parsed_shape(shape), generator=torch.Generator().manual_seed(0)),)
+    if data is not None and texts:
+        raise SettingsError("give --data or --input, not both")
+    dtypes = (p.dtype for p in module.parameters() if p.is_floating_point())
+    dtype = next(dtypes, torch.float32)
+    if texts:
+        return parsed_inputs(texts, dtype)
     if data is not None or spec == "digits":
         return load_task(data or "digits").example_inputs()
+    if is_pretrained(module):
+        return example_inputs(module)
     configured = getattr(module, "default_cfg", None) or {}  # timm's
     size = tuple(configured.get("input_size", _PHOTO))
-    return (torch.randn((1, *size), generator=torch.Generator().manual_seed(0)),)
-
-
-def _parsed_shape(shape: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(size) for size in shape.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise SettingsError(
-            f"--input-shape takes positive whole numbers such as 1,3,224,224, got {shape!r}"
-        )
-    return sizes
+    return (torch.randn((1, *size), generator=torch.Generator().manual_seed(0)).to(dtype),)
 
 
 def _write_layers(model: str, network: Network, path: Path) -> None:
@@ -160,14 +191,15 @@ def _show(console: Console, model: str, network: Network) -> None:
         f"{escape(model)} on inputs {shapes}: {text.count(macs)}MACs, {text.count(params)} "
         f"parameters\n{len(network.groups)} channel groups, {len(network.blocks)} removable "
         f"blocks; {text.percent(macs_share, 0)} of the MACs and {text.percent(params_share, 0)} "
-        "of the parameters can go with the channels"
+        f"of the parameters can go with the channels\n{_CHECKED[network.checked]}"
     )
     if network.groups:
         console.print(_group_table(network))
     if network.blocks:
-        console.print("\nremovable blocks: " + escape(", ".join(b.name for b in network.blocks)))
+        names = [block.name for block in network.blocks]
+        console.print(f"\nremovable blocks ({len(names)}): {escape(_listed(names, 12))}")
     for title, entries in (
-        ("frozen", [f"{name}: {reason}" for name, reason in network.frozen.items()]),
+        ("frozen", _by_reason(network.frozen)),
         (
             "operators without a rule, which freeze the channels they meet",
             [f"{name}, {count} times" for name, count in sorted(network.unsupported.items())],
@@ -180,14 +212,55 @@ def _show(console: Console, model: str, network: Network) -> None:
                 console.print(f"  {escape(entry)}", soft_wrap=True)
 
 
+def _by_reason(frozen: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason; reasons that differ in numbers alone count as one."""
+    alike: dict[str, list[str]] = {}
+    for name, reason in frozen.items():
+        alike.setdefault(re.sub(r"\d[\d.e+-]*", "0", reason), []).append(name)
+    lines = []
+    for names in sorted(alike.values(), key=len, reverse=True):
+        times = f"({len(names)} times) " if len(names) > 1 else ""
+        lines.append(f"{_listed(names, 3)}: {times}{frozen[names[0]]}")
+    return lines
+
+
+def _listed(names: Sequence[str], limit: int) -> str:
+    """Return the first names, and how many more there are up to which."""
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[: limit - 1])} and {len(names) - limit + 1} more up to {names[-1]}"
+
+
 def _group_table(network: Network) -> Table:
+    """Return a table of the groups; those of repeated layers share a row."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("group", overflow="fold")
+    table.add_column("alike", justify="right")
     table.add_column("units", justify="right")
     table.add_column("kind")
     table.add_column("cuts (parameter, dimension)", overflow="fold")
-    for group in network.groups:
-        cuts = [f"{m.path}[{m.dim}]" for m in group.members]
+    for groups in _alike(network.groups):
+        first = groups[0]
+        cuts = [f"{m.path}[{m.dim}]" for m in first.members]
         listed = ", ".join(cuts[:4]) + (f" and {len(cuts) - 4} more" if len(cuts) > 4 else "")
-        table.add_row(escape(group.name), str(group.size), group.kind, escape(listed))
+        name = first.name if len(groups) == 1 else f"{first.name} ... {groups[-1].name}"
+        table.add_row(escape(name), str(len(groups)), str(first.size), first.kind, escape(listed))
     return table
+
+
+def _alike(groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
+    """Return the groups, those together that differ in the numbers of their layers alone."""
+    alike: dict[tuple[object, ...], list[ChannelGroup]] = {}
+    for group in groups:
+        places = tuple((_numberless(m.path), m.dim, m.per_unit) for m in group.members)
+        key = (_numberless(group.name), group.size, group.kind, places)
+        alike.setdefault(key, []).append(group)
+    return [part for same in alike.values() for part in ([same] if len(same) > 3 else _each(same))]
+
+
+def _each(groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
+    return [[group] for group in groups]
+
+
+def _numberless(path: str) -> str:
+    return re.sub(r"\d+", "#", path)

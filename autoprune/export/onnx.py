@@ -5,12 +5,9 @@ The file appears only after ONNX Runtime has given the same outputs as PyTorch.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +15,26 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils import _pytree
 
 from autoprune.errors import ExportError
+from autoprune.export.batches import (
+    TOLERANCE,
+    arrays,
+    batch_of,
+    check_tolerance,
+    difference,
+    has_batch,
+    quiet,
+    resized,
+    root_cause,
+    sizes_to_compare,
+)
 from autoprune.files import write_atomically
+from autoprune.network.call import tensors_in
+from autoprune.network.copies import deep_copy
+from autoprune.network.inputs import Inputs, normalised
 
-#: Largest difference to PyTorch's outputs that an export may have.
-TOLERANCE = 1e-4
 #: A protocol buffer holds no more than 2 GiB.
 _MAX_BYTES = 2**31 - 1
 
@@ -52,7 +62,7 @@ class OnnxCheck:
 
 def export_onnx(
     model: nn.Module,
-    inputs: Sequence[Any],
+    inputs: Tensor | Inputs,
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str],
@@ -61,12 +71,14 @@ def export_onnx(
 ) -> OnnxCheck:
     """Write ``model`` as one ONNX file and return how it compares with PyTorch.
 
-    Inputs are called ``input`` (``input_0``, ... where there are several), outputs ``output``, the
-    batch dimension ``batch``.
+    Inputs are called ``input`` (``input_0``, ... where there are several), or as the keywords that
+    they are given by; outputs ``output``, the batch dimension ``batch``. Every tensor among the
+    inputs becomes an input of the graph, every other value a constant of it.
 
     Args:
         model: Any module; a copy in eval mode on the CPU is exported.
-        inputs: Real inputs, tensors with the batch first; they are what the comparison runs on.
+        inputs: Real inputs as :func:`~autoprune.network.trace.trace` takes them, the batch first;
+            they are what the comparison runs on.
         path: The file to write; its folder must exist.
         metadata: Written into the file's metadata, e.g. source, plan and device profile.
         dynamic_batch: Leave the batch size open; otherwise it is that of ``inputs``.
@@ -75,31 +87,22 @@ def export_onnx(
     Raises:
         ExportError: The network cannot be exported, or the export differs from it.
     """
-    if not inputs or not all(isinstance(x, Tensor) and x.ndim for x in inputs):
-        raise ExportError(
-            "an ONNX export takes example inputs that are tensors with a batch dimension; "
-            "wrap the network in a module whose forward takes such tensors"
-        )
-    network = copy.deepcopy(model).cpu().eval()
-    given = tuple(x.detach().cpu() for x in inputs)
-    batch = int(given[0].shape[0])
+    network = _Flat(deep_copy(model).cpu(), normalised(inputs)).eval()
+    given = network.tensors
+    batch = batch_of(given)
     proto = _exported(network, given, batch if dynamic_batch else None)
     onnx.helper.set_model_props(proto, dict(metadata))
     content = _checked(proto)
     session = _session(content)
-    batch_sizes = tuple(dict.fromkeys([batch, 1, batch + 1] if dynamic_batch else [batch]))
-    difference = max(
-        _difference(network, session, _resized(given, batch, size), size) for size in batch_sizes
-    )
-    if not difference <= tolerance:
-        raise ExportError(
-            f"ONNX Runtime differs from PyTorch by {difference:.3g}, more than {tolerance:g}; "
-            "the file was not written. Networks in half precision, or with outputs of large "
-            "magnitude, may need a larger tolerance="
-        )
+    batch_sizes = sizes_to_compare(batch, dynamic=dynamic_batch)
+    differences = [
+        _difference(network, session, resized(given, batch, size), size) for size in batch_sizes
+    ]
+    largest = float(np.max(differences))
+    check_tolerance("ONNX Runtime", largest, tolerance)
     write_atomically(path, content)
     return OnnxCheck(
-        max_abs_difference=difference,
+        max_abs_difference=largest,
         batch_sizes=batch_sizes,
         input_names=tuple(value.name for value in proto.graph.input),
         output_names=tuple(value.name for value in proto.graph.output),
@@ -108,42 +111,74 @@ def export_onnx(
     )
 
 
-def _exported(network: nn.Module, given: tuple[Tensor, ...], batch: int | None) -> onnx.ModelProto:
+class _Flat(nn.Module):
+    """Takes the tensors among a model's inputs, and returns those among its outputs, one by one."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.model = model
+        placed, self._form = _pytree.tree_flatten_with_path(inputs)
+        self._values = [None if isinstance(value, Tensor) else value for _, value in placed]
+        self._places = [i for i, (_, value) in enumerate(placed) if isinstance(value, Tensor)]
+        self.tensors = tuple(placed[place][1].detach().cpu() for place in self._places)
+        if isinstance(inputs, Mapping):
+            self.names = [_word(placed[place][0]) for place in self._places]
+        elif len(self.tensors) == 1:
+            self.names = ["input"]
+        else:
+            self.names = [f"input_{index}" for index in range(len(self.tensors))]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return every tensor of the output, in order."""
+        values = list(self._values)
+        for place, tensor in zip(self._places, tensors, strict=True):
+            values[place] = tensor
+        inputs = _pytree.tree_unflatten(values, self._form)
+        output = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(*inputs)
+        return tuple(tensors_in(output))
+
+
+def _word(path: tuple[Any, ...]) -> str:
+    """Return ``"past_0"`` for the place ``["past"][0]``."""
+    return "_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+
+
+def _exported(network: _Flat, given: tuple[Tensor, ...], batch: int | None) -> onnx.ModelProto:
     """Return the ONNX model; ``batch`` is the size that becomes open, ``None`` for none."""
     shapes: tuple[dict[int, Any], ...] | None = None
     example = given
     if batch is not None:
         open_batch = torch.export.Dim("batch", min=1)
-        shapes = tuple({0: open_batch} if x.shape[0] == batch else {} for x in given)
+        shapes = tuple({0: open_batch} if has_batch(x, batch) else {} for x in given)
         # Tracing takes an extent of 1 for a constant, so it sees at least two images.
-        example = _resized(given, batch, max(batch, 2))
-    names = ["input"] if len(given) == 1 else [f"input_{index}" for index in range(len(given))]
+        example = resized(given, batch, max(batch, 2))
     with torch.no_grad():
-        outputs = [x for x in tree_leaves(network(*example)) if isinstance(x, Tensor)]
+        outputs = network(*example)
     several = len(outputs) > 1
     output_names = [f"output_{i}" if several else "output" for i in range(len(outputs))]
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 network,
                 example,
                 dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=names,
+                dynamic_shapes=None if shapes is None else (shapes,),
+                input_names=network.names,
                 output_names=output_names,
                 verbose=False,
             )
     except Exception as error:  # whatever the network's code makes it raise
         way_out = "; dynamic_batch=False exports one batch size" if batch is not None else ""
         raise ExportError(
-            f"{type(network).__name__} cannot be exported to ONNX: {_root(error)}{way_out}"
+            f"{type(network.model).__name__} cannot be exported to ONNX: "
+            f"{root_cause(error)}{way_out}"
         ) from error
     assert program is not None  # with dynamo=True it is always returned
     proto: onnx.ModelProto = program.model_proto
     if any(shape and not _is_open(proto, index) for index, shape in enumerate(shapes or ())):
         raise ExportError(
-            f"the exporter fixed the batch size of {type(network).__name__}, probably because its "
-            "code depends on it; dynamic_batch=False exports one batch size"
+            f"the exporter fixed the batch size of {type(network.model).__name__}, probably "
+            "because its code depends on it; dynamic_batch=False exports one batch size"
         )
     return proto
 
@@ -166,7 +201,7 @@ def _checked(proto: onnx.ModelProto) -> bytes:
         )
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exporter wrote a model that ONNX refuses: {error}") from error
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
@@ -183,14 +218,14 @@ def _session(content: bytes) -> onnxruntime.InferenceSession:
 
 
 def _difference(
-    network: nn.Module,
+    network: _Flat,
     session: onnxruntime.InferenceSession,
     inputs: tuple[Tensor, ...],
     batch: int,
 ) -> float:
     """Return the largest absolute difference of the outputs; NaN where one is not a number."""
     with torch.no_grad():
-        wanted = [x.numpy() for x in tree_leaves(network(*inputs)) if isinstance(x, Tensor)]
+        wanted = arrays(network(*inputs))
     feed = {value.name: x.numpy() for value, x in zip(session.get_inputs(), inputs, strict=True)}
     try:
         got = session.run(None, feed)
@@ -199,43 +234,10 @@ def _difference(
             f"the export does not run at batch size {batch}: {error}; "
             "dynamic_batch=False exports one batch size"
         ) from error
-    if [x.shape for x in got] != [x.shape for x in wanted]:
-        raise ExportError(
-            f"at batch size {batch} ONNX Runtime gives outputs of shapes {[x.shape for x in got]}, "
-            f"PyTorch {[x.shape for x in wanted]}; dynamic_batch=False exports one batch size"
-        )
-    differences = [
-        np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0)
-        for a, b in zip(got, wanted, strict=True)
-    ]
-    return float(np.max(differences))
-
-
-def _resized(inputs: tuple[Tensor, ...], batch: int, size: int) -> tuple[Tensor, ...]:
-    """Return ``inputs`` with ``size`` instead of ``batch`` images, repeated or cut off."""
-    index = torch.arange(size) % batch
-    return tuple(x[index] if x.shape[0] == batch else x for x in inputs)
+    return difference("ONNX Runtime", batch, got, wanted)
 
 
 def _is_open(proto: onnx.ModelProto, index: int) -> bool:
     """Return whether the batch dimension of an input may have any size."""
     dims = proto.graph.input[index].type.tensor_type.shape.dim
     return bool(dims[0].dim_param)
-
-
-def _root(error: BaseException) -> str:
-    """Return the first line of the error that started it all."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide a deprecation inside torch's own exporter, which no user can act on."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
-        )
-        yield
