@@ -36,15 +36,19 @@ def median_seconds(action: Callable[[], object], *, repeats: int, warm_up: int =
     return statistics.median(times)
 
 
-def machine() -> str:
-    """Return one line that names the processor and the operating system."""
+def machine(*, with_load: bool = True) -> str:
+    """Return one line that names the processor and the operating system.
+
+    Args:
+        with_load: Add the load average, for a page that is written when all is done.
+    """
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
-    load = f"{os.getloadavg()[0]:.1f}"
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}, load average {load} at the end"
+    line = f"{model}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{line}, load average {os.getloadavg()[0]:.1f} at the end" if with_load else line
 
 
 def write_result(name: str, frame: pd.DataFrame, *, command: str, packages: list[str]) -> Path:
