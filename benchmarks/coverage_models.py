@@ -206,7 +206,7 @@ def _picture() -> Inputs:
 
 
 _BERT = {
-    "vocab_size": 128,
+    "vocab_size": 160,
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -215,9 +215,9 @@ _BERT = {
 _LLAMA = {**_BERT, "num_key_value_heads": 2, "use_cache": False}
 _PATCHES = {**_BERT, "image_size": 32, "patch_size": 8}
 _VIT = {key: value for key, value in _PATCHES.items() if key != "vocab_size"}
-_T5 = {"vocab_size": 128, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+_T5 = {"vocab_size": 160, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
 _WHISPER = {
-    "vocab_size": 128,
+    "vocab_size": 160,
     "d_model": 64,
     "encoder_layers": 2,
     "decoder_layers": 2,
@@ -242,13 +242,13 @@ _HUGGING_FACE: Mapping[str, tuple[str, str, Callable[[], Inputs], dict[str, Any]
         "DistilBertForSequenceClassification",
         "DistilBertConfig",
         _text,
-        {"vocab_size": 128, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+        {"vocab_size": 160, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
     ),
     "gpt2": (
         "GPT2LMHeadModel",
         "GPT2Config",
         _text,
-        {"vocab_size": 128, "n_embd": 64, "n_layer": 2, "n_head": 4, "use_cache": False},
+        {"vocab_size": 160, "n_embd": 64, "n_layer": 2, "n_head": 4, "use_cache": False},
     ),
     "llama": ("LlamaForCausalLM", "LlamaConfig", _text, _LLAMA),
     "mistral": ("MistralForCausalLM", "MistralConfig", _text, _LLAMA),
@@ -296,13 +296,14 @@ _HUGGING_FACE: Mapping[str, tuple[str, str, Callable[[], Inputs], dict[str, Any]
         "MambaForCausalLM",
         "MambaConfig",
         _text,
-        {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "use_cache": False},
+        {"vocab_size": 160, "hidden_size": 64, "num_hidden_layers": 2, "use_cache": False},
     ),
 }
 
 
 def _transformer(model: str, config: str, options: dict[str, Any]) -> nn.Module:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    load_torchvision()  # transformers imports it, which fails beside a torch of another build
     import transformers
 
     made = getattr(transformers, config)(**options)

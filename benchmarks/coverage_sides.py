@@ -63,7 +63,7 @@ def ours(case: Case) -> Iterator[Row]:
     half = PruningPlan({g.name: tuple(range(0, g.size, 2)) for g in network.groups})
     steps: dict[str, Callable[[], object]] = {
         "half": lambda: _half(network, surgeon, half),
-        "random": lambda: sum(_runs(surgeon, plan, inputs) for plan in _random_plans(network)),
+        "random": lambda: _random(surgeon, _random_plans(network), inputs),
         "masked": lambda: _masked(network, half),
         "reload": lambda: _reload(case, network, surgeon, half),
         "program": lambda: _exported(export_program, surgeon.cut(half), model, inputs),
@@ -167,12 +167,20 @@ def _random_plans(network: Network) -> list[PruningPlan]:
     return plans
 
 
-def _runs(surgeon: Surgeon, plan: PruningPlan, inputs: Inputs) -> bool:
+def _random(surgeon: Surgeon, plans: list[PruningPlan], inputs: Inputs) -> str:
+    """Return how many candidates run, and the first reason where one does not."""
+    faults = [fault for plan in plans if (fault := _fault(surgeon, plan, inputs))]
+    count = str(len(plans) - len(faults))
+    return f"{count} ({faults[0]})" if faults else count
+
+
+def _fault(surgeon: Surgeon, plan: PruningPlan, inputs: Inputs) -> str:
     try:
         outputs = _outputs(surgeon.cut(plan), inputs)
-    except Exception:  # noqa: BLE001 - what counts is that it does not run
-        return False
-    return all(bool(torch.isfinite(t).all()) for t in outputs if t.is_floating_point())
+    except Exception as error:  # noqa: BLE001 - whatever it raises is its result
+        return f"{type(error).__name__}: {_first_line(error)}"
+    finite = all(bool(torch.isfinite(t).all()) for t in outputs if t.is_floating_point())
+    return "" if finite else "not finite"
 
 
 def _masked(network: Network, half: PruningPlan) -> str:
@@ -239,24 +247,38 @@ def _export_fault(export: Callable[..., Any], model: nn.Module, inputs: Inputs) 
 
 def _output_layers(model: nn.Module, outputs: list[Tensor]) -> list[nn.Module]:
     """Return the layers that torch-pruning must leave alone, as its examples do by class count."""
-    widths = {t.shape[dim] for t in outputs for dim in (1, -1) if t.ndim > 1}
+    widths = {t.shape[-1 if t.ndim < 4 else 1] for t in outputs if t.ndim > 1}
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
     return [m for m in layers[-3:] if m.weight.shape[0] in widths]
+
+
+_HEADS = ("num_heads", "num_attention_heads", "n_heads")
+_PROJECTIONS = (
+    "qkv",
+    "query",
+    "key",
+    "value",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "q_lin",
+    "k_lin",
+    "v_lin",
+)
 
 
 def _heads(model: nn.Module) -> dict[nn.Module, int]:
     """Return the heads of projections, which torch-pruning has to be told."""
     heads: dict[nn.Module, int] = {}
     for module in model.modules():
-        count = next(
-            (v for k in ("num_heads", "num_attention_heads", "n_heads")
-             if type(v := getattr(module, k, None)) is int),
-            None,
-        )  # fmt: skip
-        for name in ("qkv", "query", "key", "value", "q_proj", "k_proj", "v_proj"):
+        numbers = [n for name in _HEADS if type(n := getattr(module, name, None)) is int]
+        width = getattr(module, "head_dim", None)
+        for name in _PROJECTIONS:
             layer = getattr(module, name, None)
-            if count and isinstance(layer, nn.Linear):
-                heads[layer] = count
+            if isinstance(layer, nn.Linear) and name != "qkv" and type(width) is int:
+                heads[layer] = layer.out_features // width  # keys may have fewer than queries
+            elif isinstance(layer, nn.Linear) and numbers:
+                heads[layer] = numbers[0]
     return heads
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_][\w.]*):)?(?P<sizes>[^:=]+)(?::(?P<dtype>\w+))?")
 _VALUE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)=(?P<value>.+)", re.DOTALL)
 _SIZES = re.compile(r"[1-9]\d*(?:[x,][1-9]\d*)*")
+_TYPES = (
+    *("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8"),
+    *("bool", "complex64", "complex128"),
+)
 _HELP = (
     "write [NAME:]SHAPE[:DTYPE] such as 1x3x224x224 or input_ids:1x128:int64, NAME=VALUE such as "
     "scale=0.5, or file.py:function for a function that returns all of them"
@@ -107,12 +111,9 @@ def _random(sizes: tuple[int, ...], dtype: str | None, floating: torch.dtype) ->
     """Return random numbers of a type by its name."""
     import torch
 
-    kind = floating if dtype is None else getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        raise SettingsError(
-            f"--input names the type {dtype!r}, which PyTorch does not have; int64, float32, "
-            "bfloat16, bool are some"
-        )
+    if dtype is not None and dtype not in _TYPES:
+        raise SettingsError(f"--input names the type {dtype!r}; it is one of {', '.join(_TYPES)}")
+    kind: torch.dtype = floating if dtype is None else getattr(torch, dtype)
     generator = torch.Generator().manual_seed(0)
     if kind.is_floating_point or kind.is_complex:
         return torch.randn(sizes, generator=generator).to(kind)

@@ -197,7 +197,7 @@ def _show(console: Console, model: str, network: Network) -> None:
         console.print(_group_table(network))
     if network.blocks:
         names = [block.name for block in network.blocks]
-        console.print(f"\nremovable blocks ({len(names)}): {escape(_listed(names, 12))}")
+        console.print(f"\nremovable blocks ({len(names)}): {escape(_listed(names, 6))}")
     for title, entries in (
         ("frozen", _by_reason(network.frozen)),
         (

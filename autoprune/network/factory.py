@@ -82,11 +82,11 @@ def call_factory(call: FactoryCall, wanted: type[T], *, error: type[AutopruneErr
 
     Args:
         call: Which function, with which arguments.
-        wanted: Type of what it must return.
+        wanted: Type of what it must return; ``object`` for anything.
         error: Raised where something goes wrong.
     """
     function = _attribute(_module(call, error), call, error)
-    if isinstance(function, wanted) or not callable(function):
+    if not callable(function) or (wanted is not object and isinstance(function, wanted)):
         raise error(
             f"{call.location} is no function but {_described(function)}; "
             f"name a function or class that returns the {wanted.__name__} when called"

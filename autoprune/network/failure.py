@@ -17,6 +17,8 @@ from autoprune.network.inputs import Inputs
 _TORCH = Path(torch.__file__).parent
 _OURS = Path(__file__).parent.parent
 _INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
+#: A type checker stands between a function and whoever calls it.
+_BETWEEN = tuple(_TORCH.parent / name for name in ("jaxtyping", "beartype"))
 
 
 def failed(model: nn.Module, inputs: Inputs, error: Exception, module: str) -> str:
@@ -78,7 +80,7 @@ def _line(error: Exception) -> str:
     foreign = [
         (Path(file), number)
         for file, number in frames
-        if not file.startswith("<") and not _inside(Path(file), _TORCH, _OURS)
+        if not file.startswith("<") and not _inside(Path(file), _TORCH, _OURS, *_BETWEEN)
     ]
     own = [(file, number) for file, number in foreign if not _inside(file, *_INSTALLED)]
     if not foreign:

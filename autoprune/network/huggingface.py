@@ -67,7 +67,8 @@ def build_hf(
 
     Args:
         path: A folder with ``config.json`` and optionally weights as safetensors, or that file.
-        values: Whether to read the weights; otherwise the architecture alone is built.
+        values: Whether to read the weights of a folder; otherwise the architecture is built with
+            random ones.
         **overrides: New values of entries of the configuration, e.g. ``num_hidden_layers``.
 
     Raises:
@@ -79,13 +80,12 @@ def build_hf(
     with _quiet(load_transformers()) as transformers:
         config = _config(transformers, content, overrides, file)
         cls = _architecture(transformers, config, content, file)
-        shards = _shards(file) if values and file.name == CONFIG else []
-        if not shards:
+        if not (values and Path(path).expanduser().is_dir() and _has_weights(file)):
             return _built(cls, config, file), ()
         if content.get("quantization_config"):
             raise ModelError(
-                f"the weights beside {file} are quantised, and pruning needs plain ones; inspect "
-                f"the architecture alone with hf:{file} --fake"
+                f"the weights beside {file} are quantised, and pruning needs plain ones; name "
+                f"{file} for the architecture with random ones"
             )
         return _loaded(cls, config, file.parent)
 
@@ -268,16 +268,17 @@ def _architecture(
     return cls
 
 
-def _shards(file: Path) -> list[Path]:
-    """Return the weight files beside a configuration."""
-    shards = sorted(file.parent.glob("*.safetensors"))
-    pickles = sorted(file.parent.glob("pytorch_model*.bin"))
-    if pickles and not shards:
+def _has_weights(file: Path) -> bool:
+    """Return whether there are weights beside a configuration."""
+    if any(file.parent.glob("*.safetensors")):
+        return True
+    pickle = next(file.parent.glob("pytorch_model*.bin"), None)
+    if pickle is not None:
         raise ModelError(
-            f"the weights beside {file} are pickles ({pickles[0].name}), which are not read; save "
-            f"them as safetensors with model.save_pretrained, or name {file} with --fake"
+            f"the weights beside {file} are pickles ({pickle.name}), which are not read; save them "
+            f"as safetensors with model.save_pretrained, or name {file} for random ones"
         )
-    return shards
+    return False
 
 
 def _built(cls: Any, config: Any, file: Path) -> nn.Module:

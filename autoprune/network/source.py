@@ -253,11 +253,11 @@ def _hf_source(spec: str, weights: Path | None) -> ModelSource:
     Raises:
         ModelError: There is no configuration, or the arguments are no literals.
     """
-    path, arguments = spec.removeprefix("hf:"), ""
-    if not Path(path).expanduser().exists():  # a path may hold brackets itself
-        match = re.fullmatch(r"(.*?)(\(.*\))?", path, re.DOTALL)
-        assert match is not None  # anything does
-        path, arguments = match[1], match[2] or ""
+    text = spec.removeprefix("hf:")
+    # A path may hold brackets itself: the longest part that exists is the path.
+    ends = [len(text), *(match.start() for match in reversed([*re.finditer(r"\(", text)]))]
+    end = next((end for end in ends if Path(text[:end]).expanduser().exists()), ends[-1])
+    path, arguments = text[:end], text[end:]
     file = config_file(path)
     call = parse_call(f"hf:model{arguments}", error=ModelError)
     assert call is not None  # the form is ours

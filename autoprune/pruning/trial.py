@@ -23,9 +23,9 @@ from autoprune.pruning.surgery import Surgeon
 _HALF = (torch.float16, torch.bfloat16)
 
 #: Largest relative difference between a pruned network and the same one with zeroed units.
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 
-#: Differences up to here may be rounding, which deep networks with many normalisations amplify.
+#: Larger differences than the tolerance may be rounding up to here: many normalisations amplify it.
 _ROUNDING = 1e-2
 
 

@@ -58,6 +58,8 @@ def verified(network: Network, *, seed: int = 0) -> Network:
         good, bad = bench.sift((), [group for group in groups if not group.mixed], exact=True)
         groups, worse = bench.sift(good, [group for group in groups if group.mixed], exact=False)
         frozen |= bad | worse
+        if not number:
+            bench.spare(groups)
         if number + 1 >= FEWEST_DRAWS and not (bad or worse) and mirrors == bench.mirrors:
             break
 
@@ -65,9 +67,6 @@ def verified(network: Network, *, seed: int = 0) -> Network:
         return trial.runs(PruningPlan({}, tuple(block.name for block in blocks)))
 
     _, stuck = _sieve((), network.blocks, droppable)
-    if trial.by_shape:
-        bench.draw(generator, whole=False)
-        bench.spare(groups)
     result = _without(bench.mended(), frozen, stuck)
     return dataclasses.replace(result, checked="shapes" if trial.by_shape else "values")
 
@@ -167,9 +166,11 @@ class _Bench:
     def spare(self, groups: Sequence[ChannelGroup]) -> None:
         """Leave every attribute as it is without which ``groups`` can be cut as well.
 
-        One that only happens to equal a width shows in the values; shapes do not tell it. What
-        sets a module's numbers wrong goes first, then what makes no difference to them.
+        What sets a module's numbers wrong goes first, then what makes no difference to them. Later
+        draws are the proof that nothing is missing.
         """
+        if not any(self._mirrors[group.name] for group in groups):
+            return
         wrong = self._trial.corrected(self._plan(groups))
         families: dict[tuple[object, ...], list[ChannelGroup]] = {}
         for group in groups:
@@ -207,13 +208,18 @@ class _Bench:
                 gone = [m for m in gone if m.attribute.rpartition(".")[0] not in own]
             owners |= {mirror.attribute.rpartition(".")[0] for mirror in gone}
             self._mirrors[group.name] = tuple(m for m in before[group.name] if m not in gone)
-        plan = self._plan(groups)
-        if bool(owners & wrong) is strictly and not self._trial.runs(plan):
-            after = self._trial.corrected(plan)
+        if bool(owners & wrong) is strictly and self._works(groups):
+            after = self._trial.corrected(self._plan(groups))
             if after < wrong or (not strictly and after == wrong):
                 return after
         self._mirrors = before
         return wrong
+
+    def _works(self, groups: Sequence[ChannelGroup]) -> bool:
+        """Return whether groups can be cut with the attributes that are set now."""
+        exact = [group for group in groups if not group.mixed]
+        fault = self._trial.equals_masked(self._plan(exact)) if exact else ""
+        return not (fault or self._trial.runs(self._plan(groups)))
 
     def mended(self) -> Network:
         """Return the network that knows the attributes and modules that must follow its groups."""

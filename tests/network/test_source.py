@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError, UnknownNameError
+from autoprune.network import fake
 from autoprune.network.source import ModelSource, load_weights
 
 SOURCE = """
@@ -67,9 +68,26 @@ def test_files_are_made_absolute_and_never_trusted(file, monkeypatch):
     assert source.build()[0].out_channels == 5
 
 
+@pytest.mark.parametrize("arguments", ["", "(num_hidden_layers=1)"])
+@pytest.mark.parametrize("name", ["model", "model (2)"])
+def test_folders_of_transformers_are_made_absolute(tmp_path, monkeypatch, name, arguments):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    source = ModelSource.parse(f"hf:{name}{arguments}")
+    assert source.spec == f"hf:{tmp_path / name}{arguments}"
+    assert (source.kind, source.trusted) == ("hf", True)
+    assert source.call.name == str(tmp_path / name)
+    assert source.call.kwargs == ({"num_hidden_layers": 1} if arguments else {})
+    assert ModelSource.parse(source.spec) == source
+    assert ModelSource.parse(f"hf:{name}/config.json").call.name.endswith("config.json")
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("hf:gone", r"there is no .*gone; hf: takes a local folder with config\.json"),
+        ("hf:", r"there is no .*config\.json"),
         ("resnet50", "no model 'resnet50'. A model is one of digits, torchvision:NAME"),
         ("digit", "did you mean 'digits'"),
         ("digits:20", "A model is one of digits"),
@@ -267,6 +285,43 @@ def test_other_endings_and_missing_files_are_refused(tmp_path):
         load_weights(_net(), tmp_path / "w.h5")
     with pytest.raises(ModelError, match="there is no weights file"):
         load_weights(_net(), tmp_path / "gone.pt")
+
+
+def test_architectures_are_built_without_values_in_evaluation_mode():
+    source = ModelSource.parse("torchvision:squeezenet1_1(num_classes=4)")
+    model, notes = source.build_with_notes(fake=True)
+    assert notes == ()
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(module.training for module in model.modules())
+    assert [p.shape for p in model.parameters()] == [p.shape for p in source.build().parameters()]
+
+
+def test_the_digits_network_has_no_values_either_where_none_are_wanted():
+    model, notes = ModelSource.parse("digits").build_with_notes(fake=True)
+    assert notes == ()
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_without_values_a_file_is_only_checked_to_fit(tmp_path, suffix, file):
+    source = ModelSource.parse(f"{file}:net", weights=_save(tmp_path / f"w{suffix}", {}))
+    _save(source.weights, ModelSource.parse(f"{file}:net").build().state_dict())
+    model, (note,) = source.build_with_notes(fake=True)
+    assert note == f"the weights in {source.weights} fit the model; their values are not read"
+    assert model[0].weight.is_meta
+    other = ModelSource.parse(f"{file}:net(7)", weights=source.weights)
+    with pytest.raises(ModelError, match=r"0\.weight: \(4, 3, 3, 3\) in the file, \(7, 3, 3, 3\)"):
+        other.build_with_notes(fake=True)
+
+
+def test_what_would_not_fit_is_known_before_it_is_built(monkeypatch, file):
+    small = ModelSource.parse("torchvision:squeezenet1_1")
+    monkeypatch.setattr(fake, "_free_memory", lambda: 1_000_000)
+    assert small.outgrows_memory()
+    assert not ModelSource.parse("digits").outgrows_memory()
+    assert not ModelSource.parse(f"{file}:net").outgrows_memory()
+    monkeypatch.setattr(fake, "_free_memory", lambda: 1_000_000_000)
+    assert not small.outgrows_memory()
 
 
 class _Touch:

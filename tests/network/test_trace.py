@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -433,3 +436,72 @@ def test_recurrent_units_go_with_their_gates_and_their_state(cell: type[nn.RNNBa
     assert pruned.cells.hidden_size == 6
     torch.testing.assert_close(pruned(x), surgeon.mask(plan)(x), rtol=1e-4, atol=1e-5)
     assert torch._C._get_mkldnn_enabled()
+
+
+class _Misbehaves(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(3, 2), how
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> object:
+        if self.how == "raises":
+            raise LookupError("no such key in my table")  # the line that is named
+        if self.how == "skips":
+            return x * 2
+        hidden = self.layer(x)
+        return {"none": None, "number": 3.0, "empty": {}, "fine": hidden}[self.how]
+
+
+def test_a_models_own_error_comes_first_with_its_line_and_module() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), _Misbehaves("raises"))
+    with pytest.raises(TraceError) as error:
+        trace(model, torch.zeros(1, 3))
+    line = next(
+        number
+        for number, text in enumerate(Path(__file__).read_text().splitlines(), 1)
+        if text.endswith("# the line that is named")
+    )
+    assert str(error.value).startswith(
+        f"LookupError: no such key in my table (in module '1' at {__file__}:{line}). "
+        "Sequential does not run on inputs float32 (1, 3) on cpu: "
+    )
+    assert isinstance(error.value.__cause__, LookupError)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.zeros(1, 4), r"inputs float32 \(1, 4\) on cpu: give example inputs of the shapes"),
+        (torch.zeros(1, 3).double(), "its weights are float32, an input is float64"),
+        (torch.zeros(1, 3).to("meta"), "its weights are on cpu, an input is on meta"),
+        ((), r"does not run on inputs without a tensor: its forward takes \(x: .*missing a"),
+        ((torch.zeros(1, 3),) * 3, r"its forward takes \(x: .*too many positional arguments"),
+        ({"y": torch.zeros(1, 3)}, r"its forward takes \(x: .*missing a required argument: 'x'"),
+        (torch.zeros(1, 3, dtype=torch.int64), r"inputs int64 \(1, 3\) on cpu"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_told_with_what_was_given(inputs: Any, message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(_Misbehaves("fine"), inputs)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("none", "_Misbehaves returned NoneType, in which there is no tensor; its forward must"),
+        ("number", "_Misbehaves returned float"),
+        ("empty", "_Misbehaves returned dict"),
+        (
+            "skips",
+            r"ran on inputs float32 \(1, 3\) on cpu without an operator on any of its 2 para",
+        ),
+    ],
+)
+def test_a_forward_that_gives_nothing_to_work_with_says_so(how: str, message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(_Misbehaves(how), torch.zeros(1, 3))
+
+
+def test_a_model_without_parameters_says_so() -> None:
+    with pytest.raises(TraceError, match="ReLU has no parameters, so there is nothing to prune"):
+        trace(nn.ReLU(), torch.zeros(1, 3))

@@ -180,6 +180,16 @@ class TestBuildSpace:
         space = self.build([group("g", 16), group("tiny", 2)], minimum_units=4)
         assert [dim.minimum for dim in space.dimensions] == [4, 2]
 
+    def test_what_the_network_insists_on_bounds_the_widths(self):
+        picked = dataclasses.replace(group("experts", 8), least=2)
+        aligned = dataclasses.replace(group("inner", 24), least=4, multiple=4)
+        space = self.build([picked, aligned], multiple=6)
+        assert space.dimensions[0].minimum == 6
+        assert space.dimensions[1].widths.tolist() == [12, 24]
+        assert self.build([picked]).dimensions[0].widths.tolist() == [2, 3, 4, 5, 6, 7, 8]
+        assert not any(aligned.allows(width) for width in (0, 2, 6, 23, 25, 28))
+        assert aligned.allows(4)
+
     def test_multiple_counts_channels_not_units(self):
         heads = self.build([group("attention", 12, per_unit=64)], multiple=8)
         assert heads.dimensions[0].multiple == 1

@@ -57,13 +57,20 @@ def couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) ->
     reason = "contracted with a fixed tensor"
     for plane in left + right:
         others = right if any(plane is own for own in left) else left
-        outer = [dim for dim in varying(plane) if dim != plane.ndim - 2]
-        if outer:
+        if _outer(plane):
             coupling.tie_along(plane, plane.ndim - 2, reason)
         if not others:
             coupling.freeze(plane, reason)
         for other in others:
-            coupling.couple(plane, other, reason)
+            if _outer(plane) and not _outer(other):
+                coupling.freeze(other, "shared by all rows of a wider tensor")
+            elif _outer(plane) or not _outer(other):
+                coupling.couple(plane, other, reason)
+
+
+def _outer(plane: Tensor) -> bool:
+    """Return whether labels vary along another dimension than the last but one."""
+    return any(dim != plane.ndim - 2 for dim in varying(plane))
 
 
 def summed_out(coupling: Coupling, plane: Tensor, dim: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.errors import PruningError
 from autoprune.network.trace import trace
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.surgery import Surgeon
@@ -147,6 +148,8 @@ def test_stacked_experts_go_with_their_row_of_the_router() -> None:
         never = surgeon.mask(PruningPlan({"1.up": tuple(range(8))}))
         never[1].router.register_forward_hook(_without([1, 2, 5]))
     torch.testing.assert_close(got, never(IDS), rtol=1e-4, atol=1e-5)
+    with pytest.raises(PruningError, match="at least 4 and a multiple of 4"):
+        surgeon.cut(PruningPlan({"1.up": tuple(range(6))}))
 
 
 def _without(gone: list[int]) -> Callable[..., Tensor]:

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups_of_a_group_norm_stay_equally_wide(between, groups):
+    places = between(nn.Sequential(nn.GroupNorm(groups, 8))).places("before")
+    each = 8 // groups
+    assert places["before.weight", 0] == [list(range(j, 8, each)) for j in range(each)]
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(8, 8), nn.InstanceNorm2d(8, affine=True), nn.BatchNorm2d(8)]
+)
+def test_channels_that_are_normalised_alone_go_alone(between, norm):
+    network = between(norm)
+    assert network.places("before")["operation.weight", 0] == [[i] for i in range(8)]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)])
+def test_a_norm_over_the_channels_mixes_them(between, norm):
+    network = between(lambda x: norm(x.movedim(1, -1)).movedim(-1, 1)).network
+    assert [(group.name, group.mixed) for group in network.groups] == []
