@@ -18,6 +18,7 @@ from autoprune.errors import AutopruneError
 from autoprune.network.inputs import Inputs
 from autoprune.network.source import ModelSource
 from autoprune.network.vision import load_torchvision, timm_names
+from autoprune.testing.architectures import DiffusionUNet, RecurrentClassifier, UNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,8 @@ def _in_tables() -> Iterator[Case]:
     for name, (model, config, inputs, options) in _HUGGING_FACE.items():
         build = functools.partial(_transformer, model, config, options)
         yield Case(f"hf:{name}", "Hugging Face", build, functools.partial(_given, inputs))
-    for name, (factory, inputs) in _OWN.items():
-        source = f"autoprune.testing.architectures:{factory}"
-        yield Case(name, "own", _builder(source), functools.partial(_given, inputs), source)
+    for name, (make, inputs) in _OWN.items():
+        yield Case(name, "own", _evaluating(make), functools.partial(_given, inputs))
 
 
 def _named(source: str) -> Case:
@@ -80,6 +80,10 @@ def _named(source: str) -> Case:
 
 def _builder(source: str) -> Callable[[], nn.Module]:
     return lambda: ModelSource.parse(source).build()
+
+
+def _evaluating(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    return lambda: make().eval()
 
 
 def _image_for(model: nn.Module) -> Tensor:
@@ -311,10 +315,16 @@ def _transformer(model: str, config: str, options: dict[str, Any]) -> nn.Module:
     return built.eval()
 
 
-#: By name: factory of `autoprune.testing.architectures` and inputs.
-_OWN: Mapping[str, tuple[str, Callable[[], Inputs]]] = {
-    "U-Net": ("unet", lambda: (images(3, 64, 64),)),
-    "diffusion U-Net": ("diffusion_unet", lambda: (images(3, 32, 32), torch.tensor([7]))),
-    "LSTM classifier": ("lstm_classifier", lambda: (images(12, 16),)),
-    "GRU classifier": ("gru_classifier", lambda: (images(12, 16),)),
+#: By name, a network of `autoprune.testing.architectures` and its inputs.
+_OWN: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], Inputs]]] = {
+    "U-Net": (lambda: UNet(widths=(16, 32, 64, 128)), lambda: (images(3, 64, 64),)),
+    "diffusion U-Net": (
+        lambda: DiffusionUNet(widths=(32, 64), blocks=2),
+        lambda: (images(3, 32, 32), torch.tensor([7])),
+    ),
+    "LSTM classifier": (
+        lambda: RecurrentClassifier(nn.LSTM, width=64),
+        lambda: (tokens(words=50),),
+    ),
+    "GRU classifier": (lambda: RecurrentClassifier(nn.GRU, width=64), lambda: (tokens(words=50),)),
 }

@@ -29,6 +29,7 @@ from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.surgery import Surgeon
 from autoprune.pruning.trial import Trial
 from autoprune.pruning.verify import verified
+from autoprune.testing.plans import half_plan, random_plans
 
 CANDIDATES = 5
 #: An export that takes longer is given up and its cell says so.
@@ -60,10 +61,10 @@ def ours(case: Case) -> Iterator[Row]:
     }
     yield row
     surgeon = Surgeon(network)
-    half = PruningPlan({g.name: tuple(range(0, g.size, 2)) for g in network.groups})
+    half = half_plan(network)
     steps: dict[str, Callable[[], object]] = {
         "half": lambda: _half(network, surgeon, half),
-        "random": lambda: _random(surgeon, _random_plans(network), inputs),
+        "random": lambda: _random(surgeon, random_plans(network, CANDIDATES), inputs),
         "masked": lambda: _masked(network, half),
         "reload": lambda: _reload(case, network, surgeon, half),
         "program": lambda: _exported(export_program, surgeon.cut(half), model, inputs),
@@ -148,23 +149,10 @@ def _half(network: Network, surgeon: Surgeon, half: PruningPlan) -> float:
         raise RuntimeError("the outputs have other shapes")
     if not all(bool(torch.isfinite(t).all()) for t in after if t.is_floating_point()):
         raise RuntimeError("the outputs are not finite")
-    widths = np.array([[(g.size + 1) // 2 for g in network.groups]], np.int64)
+    widths = np.array([[len(half.kept[g.name]) for g in network.groups]], np.int64)
     whole = int(network.ops.macs()[0])
     left = network.ops.macs(widths.reshape(1, len(network.groups)))
     return int(left[0]) / whole if whole else 1.0
-
-
-def _random_plans(network: Network) -> list[PruningPlan]:
-    rng = np.random.default_rng(0)
-    plans = []
-    for _ in range(CANDIDATES):
-        kept = {}
-        for group in network.groups:
-            units = rng.choice(group.size, rng.integers(1, group.size + 1), replace=False)
-            kept[group.name] = tuple(sorted(map(int, units)))
-        dropped = tuple(block.name for block in network.blocks if rng.random() < 0.3)
-        plans.append(PruningPlan(kept, dropped))
-    return plans
 
 
 def _random(surgeon: Surgeon, plans: list[PruningPlan], inputs: Inputs) -> str:

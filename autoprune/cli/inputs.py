@@ -11,8 +11,12 @@ from autoprune.errors import ModelError, SettingsError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from autoprune.network.inputs import Inputs
+
+#: What classifiers of photos take where the model does not say otherwise.
+_PHOTO = (3, 224, 224)
 
 _SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_][\w.]*):)?(?P<sizes>[^:=]+)(?::(?P<dtype>\w+))?")
 _VALUE = re.compile(r"(?P<name>[A-Za-z_][\w.]*)=(?P<value>.+)", re.DOTALL)
@@ -25,6 +29,41 @@ _HELP = (
     "write [NAME:]SHAPE[:DTYPE] such as 1x3x224x224 or input_ids:1x128:int64, NAME=VALUE such as "
     "scale=0.5, or file.py:function for a function that returns all of them"
 )
+
+
+def example_inputs(spec: str, module: nn.Module, data: str | None, texts: Sequence[str]) -> Inputs:
+    """Return the task's inputs, the given ones, or what the model is known to take.
+
+    Args:
+        spec: What the user called the model.
+        module: The model.
+        data: Name of a task whose inputs are wanted.
+        texts: Inputs as in :func:`parsed_inputs`.
+
+    Raises:
+        SettingsError: Both ``data`` and ``texts`` are given, or a text has no known form.
+        TaskError: There is no such task.
+        ModelError: A function that should return the inputs fails.
+    """
+    import torch
+
+    from autoprune.network.huggingface import example_inputs as known_inputs
+    from autoprune.network.huggingface import is_pretrained
+    from autoprune.tasks.load import load_task
+
+    if data is not None and texts:
+        raise SettingsError("give --data or --input, not both")
+    dtypes = (p.dtype for p in module.parameters() if p.is_floating_point())
+    dtype = next(dtypes, torch.float32)
+    if texts:
+        return parsed_inputs(texts, dtype)
+    if data is not None or spec == "digits":
+        return load_task(data or "digits").example_inputs()
+    if is_pretrained(module):
+        return known_inputs(module)
+    configured = getattr(module, "default_cfg", None) or {}  # timm's
+    size = tuple(configured.get("input_size", _PHOTO))
+    return (torch.randn((1, *size), generator=torch.Generator().manual_seed(0)).to(dtype),)
 
 
 def parsed_inputs(texts: Sequence[str], floating: torch.dtype) -> Inputs:

@@ -17,14 +17,8 @@ from rich.table import Table
 from autoprune.errors import SettingsError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from autoprune.network.groups import ChannelGroup
-    from autoprune.network.inputs import Inputs
     from autoprune.network.network import Network
-
-#: What classifiers of photos take where the model does not say otherwise.
-_PHOTO = (3, 224, 224)
 
 #: What trial cuts have shown, by what they compared.
 _CHECKED = {
@@ -83,6 +77,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List channel groups, removable blocks, costs, and what is frozen and why."""
+    from autoprune.cli.inputs import example_inputs
     from autoprune.network.source import ModelSource
     from autoprune.network.trace import trace
     from autoprune.pruning.verify import verified
@@ -91,7 +86,7 @@ def inspect(
     if fake is None:
         fake = source.outgrows_memory()
     module, notes = source.build_with_notes(fake=fake)
-    examples = _inputs(source.spec, module, data, inputs or ())
+    examples = example_inputs(source.spec, module, data, inputs or ())
     started = time.perf_counter()
     network = verified(trace(module, examples))
     seconds = time.perf_counter() - started
@@ -143,29 +138,6 @@ def described(model: str, network: Network, seconds: float) -> dict[str, Any]:
         "unsupported": dict(network.unsupported),
         "unused": list(network.unused),
     }
-
-
-def _inputs(spec: str, module: nn.Module, data: str | None, texts: Sequence[str]) -> Inputs:
-    """Return example inputs: the task's, the given ones, or what the model is known to take."""
-    import torch
-
-    from autoprune.cli.inputs import parsed_inputs
-    from autoprune.network.huggingface import example_inputs, is_pretrained
-    from autoprune.tasks.load import load_task
-
-    if data is not None and texts:
-        raise SettingsError("give --data or --input, not both")
-    dtypes = (p.dtype for p in module.parameters() if p.is_floating_point())
-    dtype = next(dtypes, torch.float32)
-    if texts:
-        return parsed_inputs(texts, dtype)
-    if data is not None or spec == "digits":
-        return load_task(data or "digits").example_inputs()
-    if is_pretrained(module):
-        return example_inputs(module)
-    configured = getattr(module, "default_cfg", None) or {}  # timm's
-    size = tuple(configured.get("input_size", _PHOTO))
-    return (torch.randn((1, *size), generator=torch.Generator().manual_seed(0)).to(dtype),)
 
 
 def _write_layers(model: str, network: Network, path: Path) -> None:

@@ -23,8 +23,28 @@ _AROUND_MATMUL = frozenset(
 )
 _ONE = Affine(1)
 
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """What a kernel slides over, beyond its channels.
+
+    Attributes:
+        taps: Kernel positions per output.
+        stride: Stride height times stride width.
+        inputs: Input positions per image.
+        outputs: Output positions per image.
+        batch: Images.
+    """
+
+    taps: int = 1
+    stride: int = 1
+    inputs: int = 1
+    outputs: int = 1
+    batch: int = 1
+
+
 #: What a kernel costs, without its name.
-Cost: TypeAlias = tuple[str, Affine, Affine, Affine, float, float, float, float]
+Cost: TypeAlias = tuple[str, Affine, Affine, Affine, float, float, float, float, Window]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +128,7 @@ class Kernel:
         weights: Weight (or second operand) elements per ``product``.
         reads: Elements read per input channel.
         writes: Elements written, and read from added tensors, per output channel.
+        window: What it slides over.
     """
 
     family: str
@@ -121,12 +142,14 @@ class Kernel:
     weights: float = 0.0
     reads: float = 0.0
     writes: float = 0.0
+    window: Window = Window()
 
     @property
     def cost(self) -> Cost:
         """Everything that decides the time, without names and block."""
         dims = (self.cin, self.cout, self.groups)
-        return (self.family, *dims, self.macs, self.weights, self.reads, self.writes)
+        factors = (self.macs, self.weights, self.reads, self.writes)
+        return (self.family, *dims, *factors, self.window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,6 +320,7 @@ class _Fusion:
             reads=reads,
             writes=float(last.batch * _positions(last))
             + sum(self._read_by(i, chain) for i in chain[1:]),
+            window=_window(first, taps, _positions(last)),
         )
         if first.kind not in _COMPUTE:
             return kernel
@@ -391,7 +415,24 @@ def _copy(op: Op, channels: Affine) -> Kernel:
     """Return a kernel that reads and writes ``channels`` at the input size of ``op``."""
     size = op.out_size if op.kind == "cat" else op.in_size
     moved = float(op.batch * math.prod(size))
-    return Kernel("copy", "cat", op.path, op.block, channels, channels, reads=moved, writes=moved)
+    moved_window = Window(inputs=int(moved), outputs=int(moved))
+    return Kernel(
+        *("copy", "cat", op.path, op.block, channels, channels),
+        reads=moved,
+        writes=moved,
+        window=moved_window,
+    )
+
+
+def _window(op: Op, taps: int, outputs: int) -> Window:
+    """Return the window of the kernel that starts with ``op``."""
+    inputs = math.prod(op.in_size)
+    if op.kind in ("conv", "pool"):
+        return Window(taps, math.prod(op.stride), inputs, outputs, op.batch)
+    if op.kind == "matmul":
+        return Window(inputs=inputs, outputs=outputs, batch=op.batch)
+    # Rows of a matrix and elements of a tensor are alike, whichever image they belong to.
+    return Window(inputs=op.batch * inputs, outputs=op.batch * outputs)
 
 
 def _minus(left: Affine, right: Affine) -> Affine:

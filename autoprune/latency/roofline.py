@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from autoprune.latency.kernels import Kernel, KernelTable, fuse
-from autoprune.latency.profile import DeviceProfile
-from autoprune.network.ops import Affine, AffineArray, OpTable
+from autoprune.latency.kernels import FAMILIES, Kernel, KernelTable
+from autoprune.latency.samples import UNPADDED, Shapes
+from autoprune.network.ops import Affine, AffineArray
 
 #: Elements of one array of kernels x candidates; a few of them stay in the cache.
 _CHUNK_ELEMENTS = 1 << 18
 
-#: Families whose "channels" may be heads or tokens, which no runtime pads.
-_UNPADDED = ("matmul", "copy")
+#: Bits of one dimension in a code for the channels of a kernel.
+_BITS = 21
 
 _Matrix: TypeAlias = Float[np.ndarray, "kernels n"]
 
@@ -58,11 +58,21 @@ class Roofline:
         overhead_ms: Milliseconds of one kernel however small its work.
         peak_gmacs_per_s: Attainable 10^9 multiply-accumulates per second.
         bandwidth_gb_s: Attainable 10^9 bytes per second.
+        alignment: Channels are padded to a multiple of this.
     """
 
     overhead_ms: float
     peak_gmacs_per_s: float
     bandwidth_gb_s: float
+    alignment: int = 1
+
+
+class Correction(Protocol):
+    """What measurements of kernels add to a roofline."""
+
+    def log_factor(self, shapes: Shapes) -> Float[np.ndarray, " kernels"]:
+        """Return the logarithm of measured over roofline latency; 0 where nothing is known."""
+        ...
 
 
 class KernelWork:
@@ -71,12 +81,15 @@ class KernelWork:
     Arrays hold kernels in rows and candidates in columns, so that a row is contiguous.
     """
 
-    def __init__(self, table: KernelTable, *, alignment: int, bytes_per_element: int) -> None:
+    def __init__(
+        self, table: KernelTable, *, alignment: Sequence[int], bytes_per_element: int
+    ) -> None:
         """Store the affine dimensions and factors of the kernels.
 
         Args:
             table: The kernels.
-            alignment: Channels are padded to a multiple of this.
+            alignment: Channels of each kernel are padded to a multiple of this; heads and tokens
+                never are.
             bytes_per_element: Bytes of one tensor element.
         """
         kernels = table.kernels
@@ -85,16 +98,19 @@ class KernelWork:
         affine = AffineArray(dims, len(table.group_sizes))
         self._coefficients = np.ascontiguousarray(affine.coefficients.T, np.float32)
         self._const = affine.const.astype(np.float32)[:, None]
-        # Padded dimensions lie below the exact ones; heads and tokens are never padded.
-        exact = np.array([k.family in _UNPADDED for k in kernels], bool)
-        shift = np.where(exact, len(self._const), 0)
-        self._cin, self._cout, self._divisor = affine.rows.reshape(-1, 3).T
-        self._cin, self._cout = self._cin + shift, self._cout + shift
+        padding = [
+            1 if k.family in UNPADDED else a for k, a in zip(kernels, alignment, strict=True)
+        ]
+        # Below the exact dimensions lies one copy of them per multiple they are padded to.
+        self._paddings = sorted(set(padding) - {1})
+        place = {1: 0} | {a: i for i, a in enumerate(self._paddings, 1)}
+        shift = np.array([place[a] for a in padding], np.intp) * len(self._const)
+        self._exact = affine.rows.reshape(-1, 3).T
+        self._cin, self._cout = self._exact[0] + shift, self._exact[1] + shift
         # The product of a depthwise convolution, cin * cout / groups, is its output channels.
         self._single = np.flatnonzero(depthwise)
         grouped = np.array([k.groups != Affine(1) for k in kernels], bool)
         self._divided = np.flatnonzero(grouped & ~depthwise)
-        self._alignment = np.float32(alignment)
         self.macs = np.array([k.macs for k in kernels])
         self.weights = np.array([k.weights for k in kernels]) * bytes_per_element
         self.reads = np.array([k.reads for k in kernels]) * bytes_per_element
@@ -105,28 +121,78 @@ class KernelWork:
 
         Widths are small integers, so single precision holds every dimension exactly.
         """
-        distinct = self._coefficients @ widths.T.astype(np.float32) + self._const
-        padded = np.ceil(distinct / self._alignment) * self._alignment
-        values = np.concatenate([padded, distinct])
+        exact = self._distinct(widths)
+        padded = [np.ceil(exact / np.float32(a)) * np.float32(a) for a in self._paddings]
+        values = np.concatenate([exact, *padded]) if padded else exact
         cin, cout = values[self._cin], values[self._cout]
         product = cin * cout
         if len(self._single):
             product[self._single] = cout[self._single]
         if len(self._divided):
-            product[self._divided] /= distinct[self._divisor[self._divided]]
+            product[self._divided] /= exact[self._exact[2, self._divided]]
         return cin, cout, product
 
-    def dense(
-        self, widths: Int[np.ndarray, "1 groups"]
-    ) -> tuple[Float[np.ndarray, " kernels"], Float[np.ndarray, " kernels"]]:
-        """Return multiply-accumulates and bytes per kernel of one candidate."""
-        cin, cout, product = (part[:, 0].astype(float) for part in self.channels(widths))
-        moved = self.reads * cin + self.writes * cout + self.weights * product
-        return self.macs * product, moved
+    def exact(self, widths: Int[np.ndarray, "n groups"]) -> Int[np.ndarray, "3 kernels n"]:
+        """Return input channels, output channels and groups as they are, kernels in rows."""
+        return self._distinct(widths).astype(np.int64)[self._exact]
+
+    def _distinct(self, widths: Int[np.ndarray, "n groups"]) -> Float[np.ndarray, "distinct n"]:
+        product: Float[np.ndarray, "distinct n"] = (
+            self._coefficients @ widths.T.astype(np.float32) + self._const
+        )
+        return product
+
+
+class _Factors:
+    """Corrections of all kernels, each computed once for every set of channels it is asked for."""
+
+    def __init__(self, kernels: Sequence[Kernel], correction: Correction) -> None:
+        forms = [
+            (k.family, k.macs, k.weights, k.reads, k.writes, *dataclasses.astuple(k.window))
+            for k in kernels
+        ]
+        self._distinct = list(dict.fromkeys(forms))
+        # Kernels that differ in their channels alone share what is known.
+        self._form = [self._distinct.index(form) for form in forms]
+        self._correction = correction
+        self._codes = [np.zeros(0, np.int64) for _ in self._distinct]
+        self._values = [np.zeros(0, np.float32) for _ in self._distinct]
+
+    def apply(
+        self, kernel_ms: Float[np.ndarray, "kernels n"], dims: Int[np.ndarray, "3 kernels n"]
+    ) -> None:
+        """Multiply latencies by the corrections of their kernels, in place."""
+        for row, form in enumerate(self._form):
+            kernel_ms[row] *= self._of(form, dims[:, row])
+
+    def _of(self, form: int, dims: Int[np.ndarray, "3 n"]) -> Float[np.ndarray, " n"]:
+        code = (dims[0] << _BITS | dims[1]) << _BITS | dims[2]
+        place = np.searchsorted(self._codes[form], code)
+        found = np.zeros(len(code), bool)
+        if len(self._codes[form]):
+            found = self._codes[form][np.minimum(place, len(self._codes[form]) - 1)] == code
+        if not found.all():
+            self._learn(form, np.unique(code[~found]))
+            place = np.searchsorted(self._codes[form], code)
+        values: Float[np.ndarray, " n"] = self._values[form][place]
+        return values
+
+    def _learn(self, form: int, codes: Int[np.ndarray, " new"]) -> None:
+        family, macs, weights, reads, writes, *window = self._distinct[form]
+        mask = (1 << _BITS) - 1
+        columns = [codes >> 2 * _BITS, codes >> _BITS & mask, codes & mask]
+        fixed = [np.full(len(codes), value) for value in (macs, weights, reads, writes, *window)]
+        family_index = np.full(len(codes), FAMILIES.index(family), np.intp)
+        shapes = Shapes(family_index, np.column_stack([*columns, *fixed]).astype(float))
+        new = np.exp(self._correction.log_factor(shapes)).astype(np.float32)
+        together = np.concatenate([self._codes[form], codes])
+        order = np.argsort(together)
+        self._codes[form] = together[order]
+        self._values[form] = np.concatenate([self._values[form], new])[order]
 
 
 class RooflinePredictor:
-    """Predicts with one :class:`Roofline` per kernel family.
+    """Predicts with one :class:`Roofline` per kernel family, corrected where kernels were measured.
 
     Identical kernels are computed once. Results do not depend on which candidates share a call.
     """
@@ -136,10 +202,10 @@ class RooflinePredictor:
         table: KernelTable,
         rooflines: Mapping[str, Roofline],
         *,
-        alignment: int,
         bytes_per_element: int,
         overlap: Literal["none", "full"] = "none",
         constant_ms: float = 0.0,
+        correction: Correction | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         """Fold the kernels' work and the rooflines into a few factors per kernel.
@@ -147,10 +213,10 @@ class RooflinePredictor:
         Args:
             table: The network's kernels.
             rooflines: Parameters by kernel family.
-            alignment: Channels are padded to a multiple of this.
             bytes_per_element: Bytes of one tensor element.
             overlap: Whether computing and moving data overlap within a kernel.
             constant_ms: Milliseconds of a network beyond its kernels.
+            correction: What measured kernels add to the rooflines.
             notes: What a reader of the predictions should know.
         """
         self.table, self.overlap, self.constant_ms, self.notes = table, overlap, constant_ms, notes
@@ -158,12 +224,13 @@ class RooflinePredictor:
         self._row = [position.setdefault((k.cost, k.block), len(position)) for k in table.kernels]
         distinct: dict[int, Kernel] = dict(zip(self._row, table.kernels, strict=True))
         kernels = tuple(distinct[row] for row in range(len(distinct)))
+        limits = [rooflines[kernel.family] for kernel in kernels]
         self._work = KernelWork(
             dataclasses.replace(table, kernels=kernels),
-            alignment=alignment,
+            alignment=[limit.alignment for limit in limits],
             bytes_per_element=bytes_per_element,
         )
-        limits = [rooflines[kernel.family] for kernel in kernels]
+        self._factors = _Factors(kernels, correction) if correction is not None else None
         per_mac = 1e-6 / np.array([limit.peak_gmacs_per_s for limit in limits])
         per_byte = 1e-6 / np.array([limit.bandwidth_gb_s for limit in limits])
         self._overhead = _column(np.array([limit.overhead_ms for limit in limits]))
@@ -213,6 +280,8 @@ class RooflinePredictor:
             product *= self._compute
             np.maximum(cin, product, out=cin)
         cin += self._overhead
+        if self._factors is not None:
+            self._factors.apply(cin, self._work.exact(widths))
         if not keep.all():
             cin *= np.concatenate([keep.T, np.ones((1, len(keep)), bool)])[self._block]
         return cin
@@ -225,52 +294,6 @@ class RooflinePredictor:
         for row in kernel_ms:
             total += row
         return total
-
-
-def predictor_for(ops: OpTable, profile: DeviceProfile) -> Predictor:
-    """Return the predictor of ``profile`` for a traced network.
-
-    Its ``notes`` say where the prediction goes beyond what was measured.
-
-    Args:
-        ops: The network's operators.
-        profile: The device.
-    """
-    table = fuse(ops, profile.runtime)
-    parameters = profile.predictor
-    present = dict.fromkeys(kernel.family for kernel in table.kernels)
-    rooflines = {
-        family: Roofline(
-            overhead_ms=limit.overhead_ms,
-            peak_gmacs_per_s=limit.peak_gmacs_per_s,
-            bandwidth_gb_s=limit.bandwidth_gb_s,
-        )
-        for family in present
-        for limit in (parameters.families.of(family),)
-    }
-    return RooflinePredictor(
-        table,
-        rooflines,
-        alignment=profile.alignment,
-        bytes_per_element=profile.bytes_per_element,
-        overlap=parameters.overlap,
-        constant_ms=parameters.constant_ms,
-        notes=tuple(_notes(table, list(present), profile)),
-    )
-
-
-def _notes(table: KernelTable, families: list[str], profile: DeviceProfile) -> Iterator[str]:
-    if table.batch != profile.batch:
-        yield (
-            f"profile {profile.name!r} was measured at batch {profile.batch}; "
-            f"batch {table.batch} is extrapolated and its error is unknown"
-        )
-    unmeasured = [name for name in families if name not in profile.provenance.measured_families]
-    if unmeasured:
-        yield (
-            f"no network measured for profile {profile.name!r} has {', '.join(unmeasured)} "
-            f"kernels; their time is assumed from the other families"
-        )
 
 
 def _chunks(count: int, rows: int) -> Iterator[slice]:

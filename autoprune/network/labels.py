@@ -9,6 +9,7 @@ never go.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -79,6 +80,7 @@ class Coupling:
         self.idle = False
         self._followed: Bool[np.ndarray, " atoms"] = np.zeros(size, bool)
         self._edges: list[Int[np.ndarray, "2 edges"]] = []
+        self._noted: set[bytes] = set()
         self._frozen: list[tuple[Int[np.ndarray, " atoms"], str]] = []
         self._claimed: Bool[np.ndarray, " atoms"] = np.zeros(size, bool)
         self._splits: list[Int[np.ndarray, "..."]] = []
@@ -95,8 +97,13 @@ class Coupling:
         first, second = torch.broadcast_tensors(left, right)
         pairs = np.stack([first.reshape(-1).numpy(), second.reshape(-1).numpy()])
         real = (pairs > 0).all(axis=0)
-        distinct = np.unique(pairs[0, real] * self.size + pairs[1, real])
-        self._edges.append(np.stack(np.divmod(distinct, self.size)))
+        new = real & (pairs[0] != pairs[1])
+        distinct = np.unique(pairs[0, new] * self.size + pairs[1, new])
+        # A recurrence couples the same atoms at every step.
+        digest = hashlib.blake2b(distinct.tobytes(), digest_size=16).digest()
+        if distinct.size and digest not in self._noted:
+            self._noted.add(digest)
+            self._edges.append(np.stack(np.divmod(distinct, self.size)))
         self._claimed[pairs[:, real].ravel()] = True
         lonely = pairs[:, ~real].ravel()
         if reason is None:

@@ -192,7 +192,7 @@ class ReshapeWatch(ReshapeMode):
         else:
             yield from (self._spread(out, dim) for dim in numbers.dims)
 
-    def _spread(self, tensor: Tensor, dim: int, bound: int | None = None) -> Spread | None:
+    def _spread(self, tensor: Tensor, dim: int, bound: Any = None) -> Spread | None:
         """Return the atoms along ``dim``, up to ``bound``."""
         for plane in self._planes_of(tensor):
             if dim in varying(plane):
@@ -211,7 +211,7 @@ class Numbers:
             the pieces of a split and the bounds of slices.
     """
 
-    values: tuple[int, ...]
+    values: tuple[int | torch.SymInt, ...]
     dims: tuple[int, ...]
 
 
@@ -223,7 +223,8 @@ def numbers_of(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> N
 def _shape(tensor: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Numbers | None:
     given = rest or tuple(kwargs.values())
     sizes = given[0] if len(given) == 1 and isinstance(given[0], Sequence) else given
-    if not all(isinstance(size, int) for size in sizes):
+    # While a model is exported, an open batch size is a symbol.
+    if not all(isinstance(size, (int, torch.SymInt)) for size in sizes):
         return None
     return Numbers(tuple(sizes), tuple(range(len(sizes))))
 
@@ -314,7 +315,7 @@ def with_numbers(
     return tensor, values
 
 
-def _reindexed(tensor: Tensor, index: Any, values: Sequence[int]) -> tuple[Any, ...]:
+def _reindexed(tensor: Tensor, index: Any, values: Sequence[Any]) -> tuple[Any, ...]:
     """Return an index whose slices have other bounds."""
     items = list(index) if isinstance(index, tuple) else [index]
     bounds = zip(values[::2], values[1::2], strict=True)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autoprune.network.reshapes import (
@@ -157,7 +158,9 @@ def _correcting(guard: ReshapeGuard) -> Iterator[None]:
             _ACTIVE.mode = None
 
 
-def _right(name: str, tensor: Tensor, given: Numbers, widths: _Widths) -> tuple[int, ...]:
+def _right(
+    name: str, tensor: Tensor, given: Numbers, widths: _Widths
+) -> tuple[int | torch.SymInt, ...]:
     """Return the numbers that a call should have been given."""
     exact = tuple(
         value if width is None or value == -1 else width[1]
@@ -176,7 +179,7 @@ def _right(name: str, tensor: Tensor, given: Numbers, widths: _Widths) -> tuple[
     return next((values for values in choices if _fits(values, whole)), given.values)
 
 
-def _choices(value: int, width: tuple[int, int] | None) -> list[int]:
+def _choices(value: Any, width: tuple[int, int] | None) -> list[Any]:
     """Return what a number may mean: the new width, one already right, or a multiple of the old."""
     if width is None or value == -1:
         return [value]
@@ -184,7 +187,7 @@ def _choices(value: int, width: tuple[int, int] | None) -> list[int]:
     return [after, value, *([value * after // before] if value * after % before == 0 else [])]
 
 
-def _fits(values: Sequence[int], whole: int) -> bool:
+def _fits(values: Sequence[Any], whole: Any) -> bool:
     """Return whether a shape, in which one extent may be left open, has ``whole`` elements."""
     known = math.prod(value for value in values if value != -1)
-    return whole % max(known, 1) == 0 if -1 in values else known == whole
+    return bool(whole % max(known, 1) == 0 if -1 in values else known == whole)

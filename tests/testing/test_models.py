@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.network.source import ModelSource
+from autoprune.testing.architectures import DiffusionUNet, RecurrentClassifier, UNet
 from autoprune.testing.models import ModelConformance
 
 needs_vision = pytest.mark.skipif(
@@ -175,26 +176,26 @@ class TestWhatIsMadeInTheFirstPass(ModelConformance):
         return model, torch.randn(2, 5, 4)
 
 
-class Recurrent(nn.Module):
-    """A recurrent layer's last state, classified."""
-
-    def __init__(self, kind: type[nn.RNNBase]):
-        super().__init__()
-        self.layers = kind(6, 8, num_layers=2, batch_first=True)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x):
-        return self.head(self.layers(x)[0][:, -1])
-
-
 class TestLSTM(ModelConformance):
     def make(self):
-        return Recurrent(nn.LSTM), torch.randn(2, 5, 6)
+        return RecurrentClassifier(nn.LSTM, layers=1), torch.randint(50, (2, 5))
 
 
 class TestGRU(ModelConformance):
     def make(self):
-        return Recurrent(nn.GRU), torch.randn(2, 5, 6)
+        return RecurrentClassifier(nn.GRU, layers=1), torch.randint(50, (2, 5))
+
+
+@pytest.mark.slow
+class TestUNet(ModelConformance):
+    def make(self):
+        return UNet(), torch.randn(2, 3, 16, 16)
+
+
+@pytest.mark.slow
+class TestDiffusionUNet(ModelConformance):
+    def make(self):
+        return DiffusionUNet(), (torch.randn(2, 3, 16, 16), torch.tensor([3, 70]))
 
 
 class Named(ModelConformance):

@@ -135,7 +135,7 @@ def numbered(call: Call) -> Iterable[tuple[Tensor, Tensor]]:
 
     Numbers that anything else reads than the operators that are understood freeze the plane.
     """
-    if call.name in _PICKS:
+    if call.name in (*_PICKS, "max", "min"):
         dim = _picks(call)[0]
         for plane in call.planes_of(call.args[0]):
             if varying(plane) == (dim,):

@@ -15,8 +15,8 @@ from autoprune.network.rules.pointwise import meet, merge
 
 @rule(
     *("clone", "detach", "alias", "_to_copy", "lift_fresh", "contiguous", "_conj", "_neg_view"),
-    *("resolve_conj", "resolve_neg", "zeros_like", "ones_like", "full_like", "fill", "zero"),
-    *("bernoulli", "uniform", "normal", "random", "exponential"),
+    *("resolve_conj", "resolve_neg", "zeros_like", "ones_like", "full_like", "empty_like"),
+    *("rand_like", "randn_like", "bernoulli", "uniform", "normal", "random", "fill", "zero"),
 )
 def same(call: Call) -> Planes:
     """The labels stay as they are, whatever the numbers become."""
@@ -37,7 +37,7 @@ def copy(call: Call) -> Planes:
     return meet(call.coupling, shapes, [own, planes], "written over") if own else tuple(planes)
 
 
-@rule("new_zeros", "new_ones", "new_empty", "new_full", "empty_like", "rand_like", "randn_like")
+@rule("new_zeros", "new_ones", "new_empty", "new_full")
 def fresh(call: Call) -> Planes:
     """A new tensor that takes nothing but its type from the operand."""
     return ()
@@ -64,11 +64,18 @@ def expand(call: Call) -> Planes:
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten")
 def view(call: Call) -> Planes:
-    """Merging and splitting dimensions."""
+    """Merging and splitting dimensions.
+
+    Where two labelled ones become one (heads and the width that all of them share) the outer one's
+    units go alone.
+    """
     tensor, out = call.args[0], call.outputs[0]
-    moved = []
-    for plane in call.planes_of(tensor):
+    moved: list[Tensor] = []
+    for plane in sorted(call.planes_of(tensor), key=varying):
         after = collapse(_reshaped(plane, tensor.shape, out.shape))
+        if any(set(varying(after)) & set(varying(other)) for other in moved):
+            call.coupling.freeze(plane, "shared by all rows of a wider tensor")
+            continue
         if len(varying(after)) > len(varying(plane)):
             call.coupling.split(after)
         moved.append(after)
@@ -270,13 +277,13 @@ def _runs(source: Sequence[int], target: Sequence[int]) -> Iterator[tuple[range,
     An extent of 0 counts as 1: no boxes still have channels.
     """
     old, new = ([max(size, 1) for size in shape] for shape in (source, target))
+    if math.prod(old) != math.prod(new):
+        raise ValueError(f"{tuple(source)} seen as {tuple(target)}")
     i = j = 0
     while i < len(old) or j < len(new):
         first, other = i, j
         i, j = i + 1, j + 1
         while (left := math.prod(old[first:i])) != (right := math.prod(new[other:j])):
-            if i > len(old) and j > len(new):
-                raise ValueError(f"{tuple(source)} seen as {tuple(target)}")
             i, j = (i + 1, j) if left < right else (i, j + 1)
         yield range(first, min(i, len(old))), range(other, min(j, len(new)))
 

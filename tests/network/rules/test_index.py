@@ -7,9 +7,9 @@ from torch import nn
 PICKS = {
     "rows": lambda x: x[:, :, torch.tensor([0, 2, 2])],
     "grid": lambda x: x[:, :, torch.tensor([[0], [3]]), torch.tensor([1, 2])],
-    "apart": lambda x: x[torch.tensor([1, 0]), :, torch.tensor([0, 3])][..., None],
-    "mask": lambda x: x.movedim(1, -1)[torch.ones(2, 8, 8, dtype=torch.bool)].T[None],
-    "none": lambda x: x.movedim(1, -1)[torch.zeros(2, 8, 8, dtype=torch.bool)].T[None],
+    "apart": lambda x: x[torch.tensor([1, 0]), :, torch.tensor([0, 3])],
+    "mask": lambda x: x.movedim(1, -1)[torch.ones(2, 8, 8, dtype=torch.bool)],
+    "none": lambda x: x.movedim(1, -1)[torch.zeros(2, 8, 8, dtype=torch.bool)],
     "select": lambda x: x.index_select(2, torch.tensor([5, 1])),
     "gather": lambda x: x.gather(3, torch.zeros(2, x.shape[1], 8, 2, dtype=torch.int64)),
     "along": lambda x: torch.take_along_dim(x, x.argsort(2), 2),
@@ -19,9 +19,8 @@ PICKS = {
 
 @pytest.mark.parametrize("name", PICKS)
 def test_channels_pass_where_positions_are_picked(between, name):
-    one_dimensional = name in ("apart", "mask", "none")
-    after = nn.Conv1d(8, 4, 1) if one_dimensional else 8
-    places = between(PICKS[name], after).places("before")
+    layers = {"apart": nn.Conv1d(8, 4, 1), "mask": nn.Linear(8, 4), "none": nn.Linear(8, 4)}
+    places = between(PICKS[name], layers.get(name, 8)).places("before")
     assert places["after.weight", 1] == [[i] for i in range(8)]
 
 

@@ -21,6 +21,8 @@ def test_channels_that_are_normalised_alone_go_alone(between, norm):
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)])
-def test_a_norm_over_the_channels_mixes_them(between, norm):
-    network = between(lambda x: norm(x.movedim(1, -1)).movedim(-1, 1)).network
-    assert [(group.name, group.mixed) for group in network.groups] == []
+def test_a_norm_over_the_channels_mixes_them(check, norm):
+    model = nn.Sequential(nn.Linear(5, 8), norm, nn.Linear(8, 2))
+    (group,) = check(model, torch.randn(3, 4, 5)).network.groups
+    assert group.mixed
+    assert ("1.weight", 0) in {(member.path, member.dim) for member in group.members}

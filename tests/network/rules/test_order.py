@@ -6,7 +6,7 @@ from torch import nn
 
 ALONG_POSITIONS = {
     "sort": lambda x: x.sort(2).values,
-    "argsort": lambda x: x.argsort(3, stable=True) + x,
+    "argsort": lambda x: torch.argsort(x, dim=3) + x,
     "topk": lambda x: x.topk(3, dim=2).values,
     "kthvalue": lambda x: x.kthvalue(2, dim=3, keepdim=True).values,
     "median": lambda x: x.median(3, keepdim=True)[0],
