@@ -51,7 +51,7 @@ def built(source: str, folder: Path, *, trusted: bool) -> nn.Module:
             raise ExportError(
                 f"this network's architecture comes from {source!r}, which would run Python "
                 "code named by the file; build it yourself and pass it as model=, or pass "
-                "trust_source=True if you trust that code"
+                "trust_source=True (--trust-source on the command line) if you trust that code"
             )
         return ModelSource.parse(_located(source, folder)).build()
     except (ModelError, UnknownNameError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ExportError: A name or shape does not fit, or names are tied in only one of the two.
     """
     beside = _beside_state(model)
-    state = {**model.state_dict(), **beside}
+    current = model.state_dict()
+    state = {**current, **beside}
     tied = _tied(state)
     split = [
         alias
@@ -102,8 +104,11 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         raise ExportError(f"buffers that do not fit: {', '.join(sorted([*lacking, *wrong]))}")
     for name, buffer in beside.items():
         buffer.copy_(complete.pop(name))
+    versioned = OrderedDict(complete)
+    # Modules that once stored their tensors otherwise ask which version wrote these.
+    versioned._metadata = current._metadata  # type: ignore[attr-defined] # torch keeps it there
     try:
-        model.load_state_dict(complete, strict=True)
+        model.load_state_dict(versioned, strict=True)
     except RuntimeError as error:
         raise ExportError(str(error)[:1000]) from error
 
