@@ -59,6 +59,10 @@ class ProfileError(AutopruneError):
     """A device profile or a table of measurements is incomplete or malformed."""
 
 
+class MeasureError(AutopruneError):
+    """A runtime is absent, cannot run a module, or measured too little."""
+
+
 class BudgetError(AutopruneError):
     """A latency budget that no candidate of the search space can meet."""
 

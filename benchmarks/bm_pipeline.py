@@ -24,8 +24,8 @@ from torch import nn
 from autoprune.evaluation import Evaluation
 from autoprune.execution import tune
 from autoprune.execution.driver import Limits, StudyDriver
+from autoprune.latency.predict import predictor_for
 from autoprune.latency.profile import load_profile
-from autoprune.latency.roofline import predictor_for
 from autoprune.network.resnet import SmallResNet
 from autoprune.network.trace import trace
 from autoprune.network.vision import build_torchvision

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from autoprune.latency.profile import DeviceProfile
 
 
+#: Channel alignment where nothing was measured that shows it.
+NETWORK_ALIGNMENT = 8
+
+
+class Kind(enum.StrEnum):
+    """Kinds of predictors, and the one that finds out."""
+
+    roofline = "roofline"
+    learned = "learned"
+    table = "table"
+    auto = "auto"
+
+
 class Overlap(enum.StrEnum):
     """Whether a kernel's computing and moving data overlap."""
 
@@ -34,21 +47,30 @@ def calibrate(
         list[Path],
         typer.Argument(
             metavar="TABLE...",
-            help="CSV files with columns device, runtime, precision, batch, model, latency_ms, "
-            "repo, path and optionally img_size.",
+            help="CSV or Parquet files of whole networks (device, runtime, precision, batch, "
+            "network, latency_ms) or of single kernels (op, cin, cout, ... or m, n, k instead of "
+            "network); both can be mixed. docs/formats.md describes the columns.",
         ),
-    ],
-    layers: Annotated[
-        list[Path],
-        typer.Option(metavar="FILE", help="Layer lists of the networks, JSON; can be repeated."),
     ],
     device: Annotated[str, typer.Option(metavar="NAME", help="Name of the profile.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where it goes.")],
+    layers: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Layer lists of the networks, JSON; can be repeated."),
+    ] = None,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="roofline: a few parameters per kernel family; learned: with boosted trees on "
+            "top; table: with interpolation between kernel rows; auto: whichever is best on "
+            "held-out data, which takes several times as long."
+        ),
+    ] = Kind.roofline,
     runtime: Annotated[
         str, typer.Option(metavar="NAME", help="tensorrt, onnxruntime or eager.")
     ] = "tensorrt",
     precision: Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16, int8 or fp8.")] = "fp16",
-    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass in the tables.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass of the networks.")] = 1,
     title: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The device in words; default: its name.")
     ] = None,
@@ -75,10 +97,20 @@ def calibrate(
             '{"commit": ..., "licence": ...}}}.',
         ),
     ] = None,
-    alignment: Annotated[int, typer.Option(min=1, help="Channels are padded to this.")] = 8,
+    alignment: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Channels are padded to this; default: found per kernel family from kernel rows, "
+            "8 where there are only networks.",
+        ),
+    ] = None,
     overlap: Annotated[
         Overlap, typer.Option(help="Do computing and moving data overlap in a kernel?")
     ] = Overlap.none,
+    processors: Annotated[
+        int, typer.Option(min=1, help="Multiprocessors of a GPU; --kind learned makes use of it.")
+    ] = 1,
     capability: Annotated[
         list[str] | None, typer.Option(help="tensor_cores, int8, sparsity_2_4; can be repeated.")
     ] = None,
@@ -87,51 +119,51 @@ def calibrate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON.")] = False,
 ) -> None:
-    """Fit a device profile to whole-network latencies, and print its held-out error."""
+    """Fit a device profile to measured latencies, and print its held-out error."""
     from autoprune.latency.calibrate import Target
     from autoprune.latency.calibrate import calibrate as fitted
     from autoprune.latency.layers import read_layers
-    from autoprune.latency.profile import save_profile
-    from autoprune.latency.tables import Names, Selection, read_names, read_tables, select
+    from autoprune.latency.measurements import Names, Selection, read_names, read_tables, select
+    from autoprune.latency.profile import save_profile, without_texts
 
     table = read_tables(tables)
     known = read_names(names) if names is not None else Names()
-    runtimes = _runtimes(table_runtime, runtime, table["runtime"])
+    runtimes = _runtimes(table_runtime, runtime, table.runtimes())
     selection = Selection(tuple(table_device or [device]), runtimes, precision, batch)
-    measurements, left_out = select(table, read_layers(layers), selection, names=known)
+    selected = select(table, read_layers(layers or []), selection, names=known)
+    if alignment is None and selected.samples.whole.all():
+        alignment = NETWORK_ALIGNMENT
     target = Target(
         name=device,
         device=title or device,
         runtime=runtime,
-        runtime_version=", ".join(dict.fromkeys(m.origin.runtime for m in measurements)),
+        runtime_version=", ".join(dict.fromkeys(o.runtime for o in selected.samples.origins)),
         precision=precision,
         batch=batch,
         alignment=alignment,
         overlap=overlap.value,
+        processors=processors,
+        kind=kind.value,
         capabilities=tuple(capability or ()),
         aliases=tuple(alias or ()),
     )
-    profile = fitted(
-        measurements,
-        target,
-        names=known,
-        left_out=left_out,
-        date=datetime.datetime.now(datetime.UTC).date(),
-    )
+    profile = fitted(selected, target, date=datetime.datetime.now(datetime.UTC).date())
     given: dict[str, Sequence[object]] = {
         "": tables,
-        "--layers": layers,
+        "--layers": layers or [],
         "--names": [names] if names else [],
         "--device": [device],
         "--title": [title] if title else [],
         "--alias": alias or [],
+        "--kind": [] if kind is Kind.roofline else [kind.value],
         "--runtime": [runtime],
         "--precision": [precision],
         "--batch": [batch],
         "--table-device": table_device or [],
         "--table-runtime": table_runtime or [],
-        "--alignment": [alignment],
+        "--alignment": [alignment] if alignment else [],
         "--overlap": [overlap.value],
+        "--processors": [processors] if processors > 1 else [],
         "--capability": capability or [],
         "--output": [output],
     }
@@ -141,7 +173,8 @@ def calibrate(
     except OSError as error:
         raise SettingsError(f"cannot write {output}: {error.strerror}") from None
     if as_json:
-        typer.echo(json.dumps(profile.model_dump(mode="json", by_alias=True), indent=2))
+        content = without_texts(profile.model_dump(mode="json", by_alias=True))
+        typer.echo(json.dumps(content, indent=2))
     else:
         _show(profile, output)
 
@@ -177,13 +210,38 @@ def _portable(path: Path) -> str:
 
 
 def _show(profile: DeviceProfile, output: Path) -> None:
-    from autoprune.latency.tables import family_of
-
     provenance = profile.provenance
     console = Console(highlight=False, soft_wrap=True)
+    if provenance.predictions:
+        _list(console, profile)
+    for network, reason in provenance.left_out.items():
+        console.print(f"left out: {escape(network)}: {escape(reason)}")
+    error = provenance.held_out
+    what = provenance.samples if provenance.samples == "networks" else "rows of kernels"
+    console.print(
+        f"held-out error {100 * error.mape:.1f} % over {provenance.sample_count} {what} "
+        f"({100 * error.within_5:.0f} % of the rows within 5 %, {100 * error.within_10:.0f} % "
+        f"within 10 %, rank correlation {error.spearman:.3f}): {profile.quality}"
+    )
+    console.print(f"kind {profile.predictor.kind}; {escape(provenance.split)}")
+    for name, other in (
+        ("the bare roofline", provenance.roofline_held_out),
+        ("multiply-accumulates alone", provenance.macs_held_out),
+    ):
+        if other is not None:
+            console.print(f"the same of {name}: {100 * other.mape:.1f} %")
+    if provenance.unseen_family is not None:
+        unseen = 100 * provenance.unseen_family.mape
+        console.print(f"with whole families held out: {unseen:.1f} %")
+    console.print(f"written to {escape(str(output))}")
+
+
+def _list(console: Console, profile: DeviceProfile) -> None:
+    from autoprune.latency.measurements import family_of
+
     table = Table("network", "source", "measured ms", "held-out ms", "error", box=None)
     by_family: dict[str, list[float]] = {}
-    for line in provenance.predictions:
+    for line in profile.provenance.predictions:
         off = line.predicted_ms / line.measured_ms - 1
         by_family.setdefault(family_of(line.network), []).append(abs(off))
         measured, predicted = f"{line.measured_ms:.4g}", f"{line.predicted_ms:.4g}"
@@ -195,15 +253,3 @@ def _show(profile: DeviceProfile, output: Path) -> None:
         mean = 100 * sum(errors) / len(errors)
         families.add_row(escape(family), str(len(errors)), f"{mean:.1f} %")
     console.print(families)
-    for network, reason in provenance.left_out.items():
-        console.print(f"left out: {escape(network)}: {escape(reason)}")
-    error = provenance.held_out
-    console.print(
-        f"held-out error {100 * error.mape:.1f} % over {provenance.sample_count} networks "
-        f"({100 * error.within_10:.0f} % of the rows within 10 %, rank correlation "
-        f"{error.spearman:.3f})"
-    )
-    if provenance.unseen_family is not None:
-        unseen = 100 * provenance.unseen_family.mape
-        console.print(f"with whole families held out: {unseen:.1f} %")
-    console.print(f"written to {escape(str(output))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,48 +13,115 @@ from rich.table import Table
 if TYPE_CHECKING:
     from autoprune.latency.profile import DeviceProfile
 
+_LEGEND = (
+    "count: networks measured, or kernels (k); error: mean over them, each predicted without it\n"
+    "(a network) or without its number of output channels (a kernel); docs/formats.md has the\n"
+    "rule behind the quality. `autoprune devices NAME` shows one profile, --json everything."
+)
+
 
 def devices(
     name: Annotated[
         str | None,
         typer.Argument(metavar="[NAME]", help="Show this profile; a name, an alias or a file."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON: a line's facts of all, or one profile in full."),
+    ] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of docs/devices.md.")
+    ] = False,
 ) -> None:
     """List the device profiles with their held-out errors, or show one."""
-    from autoprune.latency.profile import load_profile, profile_names
+    from autoprune.latency.profile import load_profile, profile_names, without_texts
 
-    profiles = [load_profile(known) for known in (profile_names() if name is None else [name])]
-    if as_json:
-        content = [profile.model_dump(mode="json", by_alias=True) for profile in profiles]
-        typer.echo(json.dumps(content if name is None else content[0], indent=2))
+    if name is not None:
+        profile = load_profile(name)
+        if as_json:
+            content = without_texts(profile.model_dump(mode="json", by_alias=True))
+            typer.echo(json.dumps(content, indent=2))
+        else:
+            _show(Console(highlight=False, soft_wrap=True), profile)
         return
-    console = Console(highlight=False, soft_wrap=True)
-    if name is None:
-        _list(console, profiles)
+    profiles = [load_profile(known) for known in profile_names()]
+    if as_json:
+        typer.echo(json.dumps([summary(profile) for profile in profiles], indent=2))
+    elif as_markdown:
+        typer.echo(markdown(profiles), nl=False)
     else:
-        _show(console, profiles[0])
+        _list(Console(highlight=False, soft_wrap=True), profiles)
+
+
+def summary(profile: DeviceProfile) -> dict[str, Any]:
+    """Return a profile's line of ``--json``; errors and shares are fractions."""
+    provenance = profile.provenance
+    error = provenance.held_out
+    return {
+        "name": profile.name,
+        "aliases": list(profile.aliases),
+        "device": profile.device,
+        "runtime": profile.runtime,
+        "precision": profile.precision,
+        "batch": profile.batch,
+        "kind": profile.predictor.kind,
+        "source": sorted({f"{s.repository}@{s.commit}" for s in provenance.sources}),
+        "licence": sorted({source.licence for source in provenance.sources}),
+        "samples": provenance.samples,
+        "measurements": sum(source.measurements for source in provenance.sources),
+        "held_out_mape": error.mape,
+        "within_10": error.within_10,
+        "spearman": error.spearman,
+        "quality": profile.quality,
+        "capabilities": list(profile.capabilities),
+    }
+
+
+def markdown(profiles: list[DeviceProfile]) -> str:
+    """Return the table of ``docs/devices.md``."""
+    lines = [
+        "| name | device | runtime | kind | measured | error | within 10 % | rank | quality |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for profile in profiles:
+        provenance = profile.provenance
+        error = provenance.held_out
+        names = " ".join(f"`{known}`" for known in (profile.name, *profile.aliases))
+        lines.append(
+            f"| {names} | {profile.device} | {profile.runtime} {profile.precision} | "
+            f"{profile.predictor.kind} | {provenance.sample_count} {provenance.samples} | "
+            f"{100 * error.mape:.1f} % | {100 * error.within_10:.0f} % | {error.spearman:.3f} | "
+            f"{profile.quality} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _list(console: Console, profiles: list[DeviceProfile]) -> None:
-    table = Table(box=None)
-    for title in ("name", "aliases", "runtime", "networks", "error", "unseen"):
-        table.add_column(title, no_wrap=title != "aliases", overflow="fold")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for title in ("name", "runtime", "kind"):
+        table.add_column(title, no_wrap=True)
+    for title in ("count", "error", "in 10 %", "rank"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("quality", no_wrap=True)
     for profile in profiles:
-        unseen = profile.provenance.unseen_family
+        provenance = profile.provenance
+        error = provenance.held_out
         table.add_row(
             escape(profile.name),
-            escape(" ".join(profile.aliases)),
             f"{profile.runtime} {profile.precision}",
-            str(profile.provenance.sample_count),
-            profile.error_text,
-            f"±{100 * unseen.mape:.0f} %" if unseen is not None else "",
+            profile.predictor.kind,
+            f"{provenance.sample_count}{'k' if provenance.samples == 'kernels' else ''}",
+            f"{profile.error_text}",
+            f"{100 * error.within_10:.0f} %",
+            f"{error.spearman:.2f}",
+            profile.quality,
         )
     console.print(table)
-    console.print(
-        "error: mean over measured networks, each predicted without it; unseen: without its whole "
-        "family. `autoprune devices NAME` shows more."
-    )
+    aliases = {alias: profile.name for profile in profiles for alias in profile.aliases}
+    if aliases:
+        pairs = (f"{alias} = {known}" for alias, known in sorted(aliases.items()))
+        console.print(f"aliases: {escape('; '.join(pairs))}")
+    console.print(_LEGEND)
 
 
 def _show(console: Console, profile: DeviceProfile) -> None:
@@ -69,8 +136,9 @@ def _show(console: Console, profile: DeviceProfile) -> None:
     console.print(f"channels are padded to multiples of {profile.alignment}")
     error, unseen = provenance.held_out, provenance.unseen_family
     console.print(
-        f"held-out error {profile.error_text} over {provenance.sample_count} networks "
-        f"({escape(provenance.split)}); {100 * error.within_20:.0f} % within 20 %"
+        f"held-out error {profile.error_text} over {provenance.sample_count} "
+        f"{provenance.samples} ({escape(provenance.split)}); {100 * error.within_20:.0f} % within "
+        f"20 %; {profile.quality} data"
     )
     if unseen is not None:
         console.print(f"with whole families held out: ±{100 * unseen.mape:.0f} %")
@@ -90,3 +158,5 @@ def _show(console: Console, profile: DeviceProfile) -> None:
         )
     console.print(table)
     console.print(f"and {predictor.constant_ms:.4g} ms per network")
+    for attachment in predictor.attachments:
+        console.print(f"corrected by {escape(attachment.file)}")

@@ -13,6 +13,8 @@ from rich.markup import escape
 from autoprune.cli.calibrate import calibrate
 from autoprune.cli.devices import devices
 from autoprune.cli.inspect import inspect
+from autoprune.cli.predict import predict
+from autoprune.cli.profile import profile_app
 from autoprune.cli.report import report
 from autoprune.cli.search import search
 from autoprune.errors import AutopruneError
@@ -58,7 +60,9 @@ def _options(
 app.command()(search)
 app.command()(inspect)
 app.command()(devices)
+app.command()(predict)
 app.command()(calibrate)
+app.add_typer(profile_app, name="profile")
 app.command()(report)
 
 

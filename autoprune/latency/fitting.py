@@ -44,6 +44,8 @@ class Settings:
             single kernels, and pads nothing elsewhere.
         bytes_per_element: Bytes of one tensor element.
         overlap: Whether computing and moving data overlap within a kernel.
+        processors: Multiprocessors of a GPU; what is learned then sees how many waves of tiles a
+            kernel takes.
         family_spread: Prior standard deviation of a family's parameters around the average, in log
             space and relative to a measurement error of 10 %. The default is one value for all
             devices, chosen for low held-out errors on six Jetson boards together.
@@ -52,6 +54,7 @@ class Settings:
     alignment: int | None
     bytes_per_element: int
     overlap: Literal["none", "full"] = "none"
+    processors: int = 1
     family_spread: float = 0.7
 
 
@@ -81,7 +84,12 @@ class Fit:
         """
         least = min(self.constants_ms.values(), default=0.0)
         known = np.array([self.constants_ms.get(origin, least) for origin in samples.origins])
-        return np.where(samples.whole, known[samples.origin], 0.0)
+        if not len(known):
+            return np.zeros(len(samples))
+        constants: Float[np.ndarray, " samples"] = np.where(
+            samples.whole, known[samples.origin], 0.0
+        )
+        return constants
 
     def kernel_ms(self, samples: Samples) -> Float[np.ndarray, " kernels"]:
         """Return milliseconds per kernel."""
@@ -94,7 +102,8 @@ class Fit:
         busy = computing + moving
         if self.settings.overlap == "full":
             busy = np.maximum(computing, moving)
-        return overhead + busy
+        total: Float[np.ndarray, " kernels"] = overhead + busy
+        return total
 
 
 def fit(samples: Samples, settings: Settings) -> Fit:
@@ -113,8 +122,11 @@ def fit(samples: Samples, settings: Settings) -> Fit:
 
 def predict(samples: Samples, fitted: Fit) -> Float[np.ndarray, " samples"]:
     """Return the milliseconds a fit gives, with the constants of the networks' origins."""
-    total = np.bincount(samples.sample, fitted.kernel_ms(samples), len(samples))
-    return total + fitted.constants(samples)
+    kernel_ms = fitted.kernel_ms(samples)
+    total: Float[np.ndarray, " samples"] = np.bincount(
+        samples.sample, kernel_ms, len(samples)
+    ) + fitted.constants(samples)
+    return total
 
 
 class _Problem:
@@ -212,7 +224,8 @@ class _Problem:
 
     def _limits(self, parameters: Float[np.ndarray, " p"]) -> Float[np.ndarray, "kinds families"]:
         deviation = parameters[_KINDS : _KINDS * (1 + len(FAMILIES))].reshape(_KINDS, -1)
-        return np.exp(parameters[:_KINDS, None] + deviation)
+        limits: Float[np.ndarray, "kinds families"] = np.exp(parameters[:_KINDS, None] + deviation)
+        return limits
 
     def _loss(self, squares: Float[np.ndarray, " r"]) -> Float[np.ndarray, "3 r"]:
         """Return soft L1 for the measurements and squares for the priors, with derivatives."""
@@ -235,9 +248,7 @@ class _Problem:
         )
         whole = latency[self.samples.whole]
         constant = np.log(whole.min() / 20) if origins else 0.0
-        centre = np.concatenate(
-            [guess, np.zeros(_KINDS * families), np.full(origins, constant)]
-        )
+        centre = np.concatenate([guess, np.zeros(_KINDS * families), np.full(origins, constant)])
         spread = np.concatenate(
             [
                 np.full(_KINDS, _BASE_SPREAD),
@@ -265,9 +276,7 @@ class _Problem:
         known = dict(zip(self.origins, map(float, constants), strict=True))
         return Fit(rooflines, known, self.settings)
 
-    def _by_family(
-        self, part: Float[np.ndarray, " rows"]
-    ) -> Float[np.ndarray, "samples families"]:
+    def _by_family(self, part: Float[np.ndarray, " rows"]) -> Float[np.ndarray, "samples families"]:
         cell = self.sample * len(FAMILIES) + self.family
         total = np.bincount(cell, part, self.count * len(FAMILIES))
         return total.reshape(self.count, len(FAMILIES))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 from autoprune.latency.fitting import Fit
@@ -37,7 +37,7 @@ class GridCorrection:
             samples: Single kernels.
             fitted: The roofline that predicts between them.
         """
-        single = samples.take(~samples.whole)
+        self.samples = single = samples.take(~samples.whole)
         residual = np.log(single.latency_ms / fitted.kernel_ms(single))
         form, axes = _form(single.shapes), _axes(single.shapes)
         self._forms: dict[bytes, _Form] = {}
@@ -89,7 +89,9 @@ def kernels_from_text(text: str) -> Samples:
 class _Form:
     """The measured kernels that differ in their axes alone."""
 
-    def __init__(self, axes: Float[np.ndarray, "n axes"], residual: Float[np.ndarray, " n"]) -> None:
+    def __init__(
+        self, axes: Float[np.ndarray, "n axes"], residual: Float[np.ndarray, " n"]
+    ) -> None:
         points, point = np.unique(axes, axis=0, return_inverse=True)
         medians = pd.Series(residual).groupby(point.ravel()).median()
         self.values: Float[np.ndarray, " points"] = medians.to_numpy(float)
@@ -98,7 +100,6 @@ class _Form:
         code = self._code(places)
         order = np.argsort(code)
         self.codes, self.code_rows = code[order], order
-        # Axes without spread must not decide which kernel is nearest.
         self.tree = cKDTree(points)
 
     def __call__(self, axes: Float[np.ndarray, "n axes"]) -> Float[np.ndarray, " n"]:
@@ -136,7 +137,7 @@ class _Form:
         return below, np.where(gap > 0, (clipped - ticks[below]) / np.where(gap > 0, gap, 1), 0.0)
 
     def _code(self, places: list[Int[np.ndarray, " n"]]) -> Int[np.ndarray, " n"]:
-        code = np.zeros(len(places[0]), np.int64)
+        code: Int[np.ndarray, " n"] = np.zeros(len(places[0]), np.int64)
         for place, ticks in zip(places, self.ticks, strict=True):
             code = code * len(ticks) + place
         return code
@@ -150,7 +151,9 @@ class _Form:
 
 
 def _axes(shapes: Shapes) -> Float[np.ndarray, "kernels axes"]:
-    columns = np.log2(np.column_stack([shapes[name] for name in _AXES]))
+    columns: Float[np.ndarray, "kernels axes"] = np.log2(
+        np.column_stack([shapes[name] for name in _AXES])
+    )
     # Where output channels follow from input channels, they are one dimension.
     columns[_is_single(shapes), 0] = 0.0
     return columns
@@ -172,11 +175,12 @@ def _form(shapes: Shapes) -> Float[np.ndarray, "kernels parts"]:
     )
 
 
-def _is_single(shapes: Shapes) -> np.ndarray:
+def _is_single(shapes: Shapes) -> Bool[np.ndarray, " kernels"]:
     plain = np.isin(shapes.family, [FAMILIES.index(f) for f in ("pool", "pointwise", "copy")])
-    return (plain & (shapes["cin"] == shapes["cout"])) | (
+    single: Bool[np.ndarray, " kernels"] = (plain & (shapes["cin"] == shapes["cout"])) | (
         (shapes["groups"] > 1) & (shapes["groups"] == shapes["cin"])
     )
+    return single
 
 
 def _by_form(form: Float[np.ndarray, "kernels parts"]) -> Mapping[bytes, np.ndarray]:
@@ -186,6 +190,4 @@ def _by_form(form: Float[np.ndarray, "kernels parts"]) -> Mapping[bytes, np.ndar
     distinct, member = np.unique(form, axis=0, return_inverse=True)
     order = np.argsort(member.ravel(), kind="stable")
     bounds = np.searchsorted(member.ravel()[order], np.arange(len(distinct) + 1))
-    return {
-        distinct[i].tobytes(): order[bounds[i] : bounds[i + 1]] for i in range(len(distinct))
-    }
+    return {distinct[i].tobytes(): order[bounds[i] : bounds[i + 1]] for i in range(len(distinct))}

@@ -119,6 +119,46 @@ def rows_from_ops(table: OpTable) -> list[list[Any]]:
     ]
 
 
+def chain_faults(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return which rows of a well-formed layer list read something that no row before them wrote.
+
+    A plain list does not say what a row reads. It is accepted where some earlier output fits: the
+    same size with as many channels in all (a concatenation or a part of them), the same number of
+    channels after a pooling to one position, or all elements of one output in a row.
+    """
+    faults: list[str] = []
+    at_size: dict[tuple[int, int], int] = {}
+    widths: set[int] = set()
+    elements: set[int] = set()
+    for number, row in enumerate(rows):
+        channels, size = row[1], (row[6], row[7])
+        if number == 0:
+            at_size[size] = channels
+            widths.add(channels)
+        fits = (
+            channels <= at_size.get(size, 0)
+            or (size == (1, 1) and channels in widths)
+            or channels in elements
+        )
+        if len(row) == 11:
+            fits = _fits_named(rows, number)
+        elif number and not fits:
+            faults.append(
+                f"row {number}: {row[0]} reads {channels} channels of {row[6]}x{row[7]}, which no "
+                "row before it writes"
+            )
+        if len(row) == 11 and not fits:
+            faults.append(
+                f"row {number}: {row[0]} reads {channels} channels, row {row[10][0]} writes "
+                f"{rows[row[10][0]][2]}"
+            )
+        written = (row[8], row[9])
+        at_size[written] = at_size.get(written, 0) + row[2]
+        widths.add(row[2])
+        elements.add(row[2] * row[8] * row[9])
+    return faults
+
+
 def read_layers(paths: Sequence[str | Path]) -> dict[str, list[list[Any]]]:
     """Return the layer lists of JSON files, by network name; a later file wins.
 
@@ -127,7 +167,10 @@ def read_layers(paths: Sequence[str | Path]) -> dict[str, list[list[Any]]]:
     """
     layers: dict[str, list[list[Any]]] = {}
     for path in paths:
-        content = read_json(path)
+        content = {
+            network: rows["layers"] if isinstance(rows, dict) and "layers" in rows else rows
+            for network, rows in read_json(path).items()
+        }
         if not all(isinstance(rows, list) for rows in content.values()):
             raise ProfileError(f"{path}: expected an object of network names with lists of rows")
         layers.update(content)
@@ -168,6 +211,17 @@ def _fault(row: Sequence[Any], number: int) -> str:
     if len(row) == 11 and not _are_earlier(row[10], number):
         return f"the rows it reads must be earlier row numbers, got {row[10]!r}"
     return ""
+
+
+def _fits_named(rows: Sequence[Sequence[Any]], number: int) -> bool:
+    """Return whether a row with one named input of known layout reads what that one writes."""
+    row = rows[number]
+    known = ("conv", "norm", "pool")
+    if len(row[10]) != 1 or WORDS.get(row[0]) not in known:
+        return True
+    producer = rows[row[10][0]]
+    same_size = tuple(producer[8:10]) == tuple(row[6:8])
+    return WORDS.get(producer[0]) not in known or not same_size or producer[2] >= row[1]
 
 
 def _is_count(value: object) -> bool:

@@ -18,7 +18,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from autoprune.errors import ProfileError
-from autoprune.latency.kernels import FAMILIES, KernelTable, fusion_rules, from_layers
+from autoprune.latency.fitting import Settings, fit, predict
+from autoprune.latency.kernels import FAMILIES, KernelTable, from_layers, fusion_rules
 from autoprune.latency.layers import chain_faults, read_json
 from autoprune.latency.samples import (
     COLUMNS,
@@ -261,16 +262,19 @@ def kernel_samples(
     """
     names = names or Names()
     shapes = kernel_shapes(frame)
-    keys = [_origin(row, selection, names) for row in frame.to_dict("records")]
-    origins = tuple(dict.fromkeys(keys))
-    number = {origin: i for i, origin in enumerate(origins)}
     count = len(frame)
+    said = [c for c in ("runtime", "repo", "path", "commit", "licence", "file") if c in frame]
+    sources = frame[said].drop_duplicates()
+    keys = [_origin(row, selection, names) for row in sources.to_dict("records")]
+    origins = tuple(dict.fromkeys(keys))
+    number = np.array([origins.index(key) for key in keys], np.intp)
+    source = frame[said].merge(sources.assign(number=number), "left", said)["number"]
     labels = zip(frame["op"], shapes["cin"], shapes["cout"], strict=True)
     return Samples(
         shapes,
         np.arange(count),
         frame["latency_ms"].to_numpy(float),
-        np.array([number[key] for key in keys], np.intp),
+        source.to_numpy(np.intp),
         origins,
         np.zeros(count, bool),
         tuple(f"{op} {cin:.0f}x{cout:.0f}" for op, cin, cout in labels),
@@ -387,7 +391,7 @@ def _valid(frame: pd.DataFrame, is_kernels: bool, faults: _Faults) -> pd.DataFra
         counts += ["groups"]
     for name in counts:
         numbers = pd.to_numeric(frame[name], errors="coerce")
-        tell(~_are_counts(numbers), _reason_count(name))
+        tell(~_are_counts(numbers), _reason(name, "a positive whole number"))
         frame = frame.assign(**{name: numbers})
     if is_kernels:
         for bad, reason in _dimension_faults(frame):
@@ -417,26 +421,34 @@ def _dimension_faults(
     family = frame["op"].map(OPS)
     product = family.isin(["linear", "matmul"]) & frame["m"].notna()
     for name in _PRODUCT:
-        yield product & ~_are_counts(pd.to_numeric(frame[name], "coerce")), _reason_count(name)
+        yield (
+            product & ~_are_counts(pd.to_numeric(frame[name], "coerce")),
+            _reason(name, "a positive whole number"),
+        )
     for name in ("cin", "cout", "h", "w"):
-        yield ~product & ~_are_counts(pd.to_numeric(frame[name], "coerce")), _reason_count(name)
+        yield (
+            ~product & ~_are_counts(pd.to_numeric(frame[name], "coerce")),
+            _reason(name, "a positive whole number"),
+        )
     for name in ("kernel", "stride"):
         bad = ~frame[name].astype(str).str.fullmatch(r"0*[1-9]\d*(\.0)?(x0*[1-9]\d*)?")
-        yield bad, lambda row, name=name: (
-            f"{name} must be a whole number or HEIGHTxWIDTH, got {getattr(row, name)}"
-        )
+        yield bad, _reason(name, "a whole number or HEIGHTxWIDTH")
     groups = pd.to_numeric(frame["groups"], "coerce")
     cin, cout = (pd.to_numeric(frame[name], "coerce") for name in ("cin", "cout"))
     uneven = (family == "conv") & ((cin % groups != 0) | (cout % groups != 0))
-    yield uneven, lambda row: (
-        f"{row.groups:.0f} groups divide neither {row.cin:.0f} nor {row.cout:.0f} channels evenly"
+    yield (
+        uneven,
+        lambda row: (
+            f"{row.groups:.0f} groups divide neither {row.cin:.0f} nor {row.cout:.0f} channels "
+            "evenly"
+        ),
     )
     adds = pd.to_numeric(frame["adds"], "coerce")
-    yield ~(adds >= 0), lambda row: f"adds must be a number of tensors, got {row.adds}"
+    yield ~(adds >= 0), _reason("adds", "a number of tensors")
 
 
-def _reason_count(name: str) -> Callable[[Any], str]:
-    return lambda row: f"{name} must be a positive whole number, got {getattr(row, name)}"
+def _reason(name: str, expected: str) -> Callable[[Any], str]:
+    return lambda row: f"{name} must be {expected}, got {getattr(row, name)}"
 
 
 def _are_counts(numbers: pd.Series) -> pd.Series:
@@ -445,10 +457,10 @@ def _are_counts(numbers: pd.Series) -> pd.Series:
 
 def _pairs(column: pd.Series) -> Float[np.ndarray, "rows 2"]:
     """Return height and width of cells like ``3`` and ``3x5``."""
-    parts = column.astype(str).str.split("x", n=1)
-    height = parts.str[0].astype(float)
-    width = parts.str[1].astype(float) if (parts.str.len() > 1).any() else height
-    return np.column_stack([height, width.fillna(height)])
+    parts = column.astype(str).str.partition("x")
+    height = parts[0].astype(float)
+    width = height.where(parts[2] == "", pd.to_numeric(parts[2], errors="coerce"))
+    return np.column_stack([height, width])
 
 
 def _told(rows: pd.DataFrame, reason: Callable[[Any], str]) -> list[str]:
@@ -499,16 +511,15 @@ def _disagreements(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[str]
     if frame.empty:
         return
     present = ["device", "runtime", *(c for c in columns if c in frame.columns)]
-    spread = frame.groupby(present, dropna=False)["latency_ms"].agg(["min", "max", "size"])
-    for key, (low, high, size) in spread[spread["max"] > DISAGREEMENT * spread["min"]].iterrows():
-        wanted = dict(zip(present, key, strict=True))
-        same = frame
-        for name, value in wanted.items():
-            same = same[same[name].isna() if pd.isna(value) else same[name] == value]
+    grouped = frame.groupby(present, dropna=False)
+    number, latency = grouped.ngroup(), grouped["latency_ms"]
+    low, high = latency.transform("min"), latency.transform("max")
+    wrong = frame.assign(number=number, low=low, high=high)[high > DISAGREEMENT * low]
+    for _, same in wrong.groupby("number"):
         places = "; ".join(_place(row) for row in same.head(_MOST_LISTED).itertuples())
         yield (
-            f"{places}: {size:.0f} equal rows disagree by more than a factor {DISAGREEMENT}: "
-            f"{low:.4g} to {high:.4g} ms; keep the right one"
+            f"{places}: {len(same)} equal rows disagree by more than a factor {DISAGREEMENT}: "
+            f"{same['low'].iloc[0]:.4g} to {same['high'].iloc[0]:.4g} ms; keep the right one"
         )
 
 
@@ -596,9 +607,10 @@ def _size_differs(row: Mapping[Any, Any], layers: Sequence[Sequence[Any]]) -> st
     image folded ``k`` by ``k`` into ``3 * k * k`` channels.
     """
     measured = row.get("img_size")
-    if measured is None or pd.isna(measured) or not layers or layers[0][0] != "conv":
+    first = layers[0] if layers else ()
+    if measured is None or pd.isna(measured) or len(first) < 10 or first[0] != "conv":
         return None
-    size, channels, listed = int(measured), layers[0][1], layers[0][6]
+    size, channels, listed = int(measured), first[1], first[6]
     fold = size // listed
     if size == listed or (size == fold * listed and channels == 3 * fold**2):
         return None
@@ -657,24 +669,29 @@ def _beyond_physics(samples: Samples, lines: Sequence[str], precision: str) -> I
 
 def _off_by_thousand(samples: Samples, lines: Sequence[str]) -> Iterator[str]:
     """Yield rows whose latency is about 1000 times what the other rows suggest, or a 1000th."""
-    from autoprune.latency.fitting import Settings, fit, predict
-
     fitted = fit(samples, Settings(alignment=1, bytes_per_element=1))
     ratio = samples.latency_ms / predict(samples, fitted)
     ratio /= np.median(ratio)
-    for off, word, unit in (
-        (ratio, "times", "microseconds"),
-        (1 / ratio, "times less than", "seconds"),
-    ):
-        suspect = (off > _LEAST_FACTOR) & (off < _MOST_FACTOR)
-        yield from _listed(
-            suspect,
-            lines,
-            lambda i, off=off, word=word, unit=unit: (
-                f"{samples.latency_ms[i]:.4g} ms is {off[i]:.0f} {word} what the other rows "
-                f"suggest; is it in {unit}? latency_ms is in milliseconds"
-            ),
-        )
+    yield from _in_another_unit(samples, ratio, "times", "microseconds", lines)
+    yield from _in_another_unit(samples, 1 / ratio, "times less than", "seconds", lines)
+
+
+def _in_another_unit(
+    samples: Samples,
+    off: Float[np.ndarray, " samples"],
+    word: str,
+    unit: str,
+    lines: Sequence[str],
+) -> Iterator[str]:
+    suspect = (off > _LEAST_FACTOR) & (off < _MOST_FACTOR)
+    yield from _listed(
+        suspect,
+        lines,
+        lambda i: (
+            f"{samples.latency_ms[i]:.4g} ms is {off[i]:.0f} {word} what the other rows suggest; "
+            f"is it in {unit}? latency_ms is in milliseconds"
+        ),
+    )
 
 
 def _listed(

@@ -39,7 +39,8 @@ class Footprint:
     @property
     def total(self) -> Int[np.ndarray, " n"]:
         """Weights and activations together."""
-        return self.weights + self.activations
+        total: Int[np.ndarray, " n"] = self.weights + self.activations
+        return total
 
 
 class MemoryModel:
@@ -87,8 +88,8 @@ class MemoryModel:
         if self.ops.parameters:
             return self.ops.params(widths, keep) * self.bytes_per_element
         cin, cout, groups = self._weight_dims(widths).reshape(len(widths), -1, 3).transpose(2, 0, 1)
-        elements = (cin * cout / groups) @ self._taps
-        return elements.round().astype(np.int64) * self.bytes_per_element
+        elements: Int[np.ndarray, " n"] = ((cin * cout / groups) @ self._taps).round()
+        return elements.astype(np.int64) * self.bytes_per_element
 
     def _activations(
         self, widths: Int[np.ndarray, "n groups"], keep: Bool[np.ndarray, "n blocks"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from autoprune.errors import ProfileError, UnknownNameError
@@ -30,13 +32,30 @@ VERSION = 1
 #: Bytes one tensor element occupies.
 BYTES_PER_ELEMENT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
-SPLIT = "leave-one-network-out; networks that fuse to identical kernels are held out together"
+
+#: The safe loader, compiled where PyYAML is: dozens of profiles are read to resolve an alias.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+#: A strong profile has at most this held-out error on at least so many samples; a moderate one the
+#: other error on any number.
+STRONG_MAPE, STRONG_KERNELS, STRONG_NETWORKS = 0.05, 200, 50
+MODERATE_MAPE = 0.12
 
 
 def _known_runtime(name: str) -> str:
     if name not in RUNTIMES:
         raise ValueError(f"no fusion rules for runtime {name!r}; known: {', '.join(RUNTIMES)}")
     return name
+
+
+def _plain_file_name(name: str) -> str:
+    if not name or Path(name).name != name or "\\" in name:
+        raise ValueError(f"must be the name of a file beside the profile, got {name!r}")
+    return name
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _not_blank(text: str) -> str:
@@ -61,11 +80,13 @@ class FamilyRoofline(_Section):
         overhead_ms: Milliseconds of one kernel however small its work.
         peak_gmacs_per_s: Attainable 10^9 multiply-accumulates per second.
         bandwidth_gb_s: Attainable 10^9 bytes per second.
+        alignment: Channels are padded to a multiple of this; ``None``: to the profile's.
     """
 
     overhead_ms: Milliseconds
     peak_gmacs_per_s: PositiveFloat
     bandwidth_gb_s: PositiveFloat
+    alignment: PositiveInt | None = None
 
 
 class Families(_Section):
@@ -86,21 +107,136 @@ class Families(_Section):
         return found
 
 
-class RooflineParameters(_Section):
-    """Parameters of :class:`autoprune.latency.roofline.RooflinePredictor`.
+class Attachment(_Section):
+    """A text file that lies beside the profile.
 
     Attributes:
-        kind: Selects the predictor; the only one so far.
+        file: Its name, without folder.
+        sha256: Of its bytes.
+        text: What it holds; ``None`` until it is read. Not written into the profile's YAML.
+    """
+
+    file: Annotated[str, AfterValidator(_plain_file_name)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    text: Annotated[str | None, Field(repr=False)] = None
+
+    @classmethod
+    def of(cls, file: str, text: str) -> Attachment:
+        """Return the attachment that holds ``text``."""
+        return cls(file=file, sha256=_sha256(text), text=text)
+
+    @model_validator(mode="after")
+    def _untouched(self) -> Attachment:
+        if self.text is not None and _sha256(self.text) != self.sha256:
+            raise ValueError(
+                f"{self.file} is not the file the profile was written with; calibrate again"
+            )
+        return self
+
+    def content(self) -> str:
+        """Return the text.
+
+        Raises:
+            ProfileError: It was not read.
+        """
+        if self.text is None:
+            raise ProfileError(f"{self.file} was not read; load the profile with load_profile")
+        return self.text
+
+
+class _Limits(_Section):
+    """What all kinds of predictors share.
+
+    Attributes:
         overlap: ``"full"``: a kernel takes the longer of computing and moving data; ``"none"``: it
             takes both.
         constant_ms: Milliseconds of a network beyond its kernels.
         families: Parameters by kernel family.
     """
 
-    kind: Literal["roofline"]
     overlap: Literal["none", "full"]
     constant_ms: Milliseconds
     families: Families
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Files that belong to the parameters."""
+        return ()
+
+
+class RooflineParameters(_Limits):
+    """Parameters of :class:`autoprune.latency.roofline.RooflinePredictor`.
+
+    Attributes:
+        kind: Selects the predictor.
+    """
+
+    kind: Literal["roofline"]
+
+
+class LearnedModel(Attachment):
+    """Trees that correct the roofline of one kernel family, in LightGBM's own text.
+
+    Attributes:
+        low: Least measured value of each dimension, see :data:`autoprune.latency.learned.HULL`.
+        high: Greatest measured value.
+    """
+
+    low: dict[str, float]
+    high: dict[str, float]
+
+
+class LearnedParameters(_Limits):
+    """Parameters of a roofline with :class:`autoprune.latency.learned.LearnedCorrection`.
+
+    Attributes:
+        kind: Selects the predictor.
+        processors: Multiprocessors of the device, which the trees know.
+        models: Trees by kernel family.
+    """
+
+    kind: Literal["learned"]
+    processors: PositiveInt = 1
+    models: dict[str, LearnedModel]
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Files that belong to the parameters."""
+        return tuple(self.models.values())
+
+
+class TableParameters(_Limits):
+    """Parameters of a roofline with :class:`autoprune.latency.grid.GridCorrection`.
+
+    Attributes:
+        kind: Selects the predictor.
+        kernels: The measured kernels, CSV.
+    """
+
+    kind: Literal["table"]
+    kernels: Attachment
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Files that belong to the parameters."""
+        return (self.kernels,)
+
+
+PredictorParameters = Annotated[
+    RooflineParameters | LearnedParameters | TableParameters, Field(discriminator="kind")
+]
+
+
+class Power(_Section):
+    """What the device draws while it computes.
+
+    Attributes:
+        watts: Mean over the measured networks; times milliseconds it is millijoules.
+        source: How and by whom it was measured.
+    """
+
+    watts: PositiveFloat
+    source: Text
 
 
 class Source(_Section):
@@ -167,9 +303,13 @@ class Provenance(_Section):
     Attributes:
         sources: Published tables.
         date: Day of the fit.
-        sample_count: Different networks (after fusion) it was fitted on.
+        samples: What was measured and held out: networks, or single kernels.
+        sample_count: Different networks (after fusion) it was fitted on, or rows of kernels.
+        kernel_count: Rows of kernels it was fitted on, beside networks too.
         split: How the held-out error was found.
         held_out: That error.
+        roofline_held_out: The error of the bare roofline on the same split, for other kinds.
+        macs_held_out: The error of multiply-accumulates alone on the same split.
         unseen_family: The error when all networks of one family (all ResNets, ...) are held out
             together; ``None`` with a single family.
         measured_families: Kernel families that occur in the measured networks; the parameters of
@@ -180,9 +320,13 @@ class Provenance(_Section):
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     date: datetime.date
+    samples: Literal["networks", "kernels"] = "networks"
     sample_count: PositiveInt
+    kernel_count: Annotated[int, Field(ge=0)] = 0
     split: Text
     held_out: HeldOut
+    roofline_held_out: HeldOut | None = None
+    macs_held_out: HeldOut | None = None
     unseen_family: HeldOut | None = None
     measured_families: tuple[str, ...]
     predictions: tuple[Prediction, ...] = ()
@@ -205,6 +349,7 @@ class DeviceProfile(_Section):
         capabilities: What else the device can do.
         predictor: Kind and parameters of the predictor.
         provenance: Where they came from.
+        power: What it draws, where that was measured.
     """
 
     version: Literal[1]
@@ -217,13 +362,23 @@ class DeviceProfile(_Section):
     batch: PositiveInt
     alignment: PositiveInt
     capabilities: tuple[Literal["tensor_cores", "int8", "sparsity_2_4"], ...] = ()
-    predictor: RooflineParameters
+    predictor: PredictorParameters
     provenance: Provenance
+    power: Power | None = None
 
     @property
     def bytes_per_element(self) -> int:
         """Bytes of one tensor element."""
         return BYTES_PER_ELEMENT[self.precision]
+
+    @property
+    def quality(self) -> Literal["strong", "moderate", "coarse"]:
+        """How far the numbers may be trusted, by the rule in ``docs/formats.md``."""
+        provenance, mape = self.provenance, self.provenance.held_out.mape
+        enough = STRONG_KERNELS if provenance.samples == "kernels" else STRONG_NETWORKS
+        if mape <= STRONG_MAPE and provenance.sample_count >= enough:
+            return "strong"
+        return "moderate" if mape <= MODERATE_MAPE else "coarse"
 
     @property
     def error_text(self) -> str:
@@ -284,7 +439,7 @@ def checked_profile(content: Mapping[str, Any], place: str) -> DeviceProfile:
 def save_profile(
     profile: DeviceProfile, path: str | os.PathLike[str], *, comment: str = ""
 ) -> None:
-    """Write a profile as YAML.
+    """Write a profile as YAML, and the files that belong to it beside it.
 
     Args:
         profile: The profile.
@@ -292,9 +447,24 @@ def save_profile(
         comment: Text for the head of the file, such as the command that makes it.
     """
     head = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
-    content = profile.model_dump(mode="json", exclude_none=True, by_alias=True)
+    for attachment in profile.predictor.attachments:
+        write_atomically(Path(path).parent / attachment.file, attachment.content())
+    content = without_texts(profile.model_dump(mode="json", exclude_none=True, by_alias=True))
     body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     write_atomically(path, head + body)
+
+
+def without_texts(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped profile without the texts of its attachments, which can be large.
+
+    >>> without_texts({"predictor": {"kernels": {"file": "a.csv", "text": "..."}}})
+    {'predictor': {'kernels': {'file': 'a.csv'}}}
+    """
+    return {
+        key: without_texts(value) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if key != "text"
+    }
 
 
 def _shipped() -> dict[str, Path]:
@@ -304,7 +474,7 @@ def _shipped() -> dict[str, Path]:
 
 def _read(path: Path) -> DeviceProfile:
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as error:
         raise ProfileError(
             f"cannot read device profile {path}: {error.strerror}; give an existing file, or one "
@@ -314,6 +484,28 @@ def _read(path: Path) -> DeviceProfile:
         raise ProfileError(f"device profile {path} is no YAML: {error}") from None
     if not isinstance(content, dict):
         raise ProfileError(f"device profile {path}: expected a mapping, got {content!r:.60}")
+    return _with_texts(checked_profile(content, str(path)), path)
+
+
+def _with_texts(profile: DeviceProfile, path: Path) -> DeviceProfile:
+    """Return the profile with the files beside it read and compared with their hashes."""
+    if not profile.predictor.attachments:
+        return profile
+    texts = {}
+    for attachment in profile.predictor.attachments:
+        place = path.parent / attachment.file
+        try:
+            texts[attachment.file] = place.read_bytes().decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProfileError(
+                f"device profile {path} needs {place}, which cannot be read ({error}); keep the "
+                "files of a profile together"
+            ) from None
+    content = profile.model_dump(by_alias=True)
+    predictor = content["predictor"]
+    for part in (*predictor.get("models", {}).values(), predictor.get("kernels", {})):
+        if part:
+            part["text"] = texts[part["file"]]
     return checked_profile(content, str(path))
 
 

@@ -67,6 +67,8 @@ class Roofline:
     alignment: int = 1
 
 
+@runtime_checkable
+@runtime_checkable
 class Correction(Protocol):
     """What measurements of kernels add to a roofline."""
 
@@ -134,7 +136,8 @@ class KernelWork:
 
     def exact(self, widths: Int[np.ndarray, "n groups"]) -> Int[np.ndarray, "3 kernels n"]:
         """Return input channels, output channels and groups as they are, kernels in rows."""
-        return self._distinct(widths).astype(np.int64)[self._exact]
+        dims: Int[np.ndarray, "3 kernels n"] = self._distinct(widths).astype(np.int64)[self._exact]
+        return dims
 
     def _distinct(self, widths: Int[np.ndarray, "n groups"]) -> Float[np.ndarray, "distinct n"]:
         product: Float[np.ndarray, "distinct n"] = (

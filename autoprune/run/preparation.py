@@ -8,8 +8,9 @@ from collections.abc import Callable
 from torch import nn
 
 from autoprune.errors import ModelError, PruningError, TaskError
+from autoprune.latency.predict import predictor_for
 from autoprune.latency.profile import DeviceProfile
-from autoprune.latency.roofline import Predictor, predictor_for
+from autoprune.latency.roofline import Predictor
 from autoprune.network.network import Network
 from autoprune.network.source import ModelSource
 from autoprune.network.trace import trace

@@ -7,6 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from autoprune.latency.tables import (
+    Measurement,
+    Names,
+    Origin,
+    Selection,
+    read_names,
+    read_tables,
+    select,
+)
 
 from autoprune.errors import ProfileError, UnknownNameError
 from autoprune.latency import calibrate as module
@@ -23,15 +32,6 @@ from autoprune.latency.kernels import FAMILIES, from_layers
 from autoprune.latency.layers import read_layers
 from autoprune.latency.profile import load_profile
 from autoprune.latency.roofline import Roofline, RooflinePredictor
-from autoprune.latency.tables import (
-    Measurement,
-    Names,
-    Origin,
-    Selection,
-    read_names,
-    read_tables,
-    select,
-)
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("AUTOPRUNE_SHARED", ROOT.parent / "shared"))

@@ -44,54 +44,54 @@ def random_table(rng, *, count=25, groups=3, blocks=2):
     return OpTable(tuple(ops), weights, (5, 6, 7)[:groups], blocks)
 
 
-def brute_force(table, widths, keep, *, reuse):
-    """Return the most elements alive at once: every step, every tensor, one plain loop."""
-    ops = table.ops
+def elements(op, widths):
+    return op.batch * op.cout.at(widths) * math.prod(op.out_size)
 
-    def elements(op):
-        return op.batch * op.cout.at(widths) * math.prod(op.out_size)
 
-    def form(op):
-        return op.cout, op.batch * math.prod(op.out_size)
+def form(op):
+    return op.cout, op.batch * math.prod(op.out_size)
 
-    def running(op):
-        return op.block < 0 or keep[op.block]
 
-    def shown(i):
+class Plain:
+    """The most elements alive at once: every step, every tensor, plain loops."""
+
+    def __init__(self, table, widths, keep, *, reuse):
+        self.ops, self.widths, self.keep, self.reuse = table.ops, widths, keep, reuse
+        self.own = [i for i in range(len(self.ops)) if self.shown(i) == i]
+        self.reads = {i: {self.shown(p) for p in self.ops[i].inputs} - {None} for i in self.own}
+
+    def shown(self, i):
         """The operator whose output the name ``i`` stands for, None for the caller's tensors."""
-        op = ops[i]
-        if running(op) and not op.name == "aten.view":
+        op = self.ops[i]
+        if (op.block < 0 or self.keep[op.block]) and op.name != "aten.view":
             return i
-        found = [s for s in map(shown, op.inputs) if s is not None and form(ops[s]) == form(op)]
-        if found:
-            return found[0]
-        return shown(op.inputs[0]) if op.inputs else None
+        sources = [s for s in map(self.shown, op.inputs) if s is not None]
+        alike = [s for s in sources if form(self.ops[s]) == form(op)]
+        if alike:
+            return alike[0]
+        return self.shown(op.inputs[0]) if op.inputs else None
 
-    own = [i for i in range(len(ops)) if shown(i) == i]
-    reads = {i: {shown(p) for p in ops[i].inputs} - {None} for i in own}
-
-    def needed(value, after):
+    def needed(self, value, after):
         """Whether anybody reads a value after a step; what nobody ever reads is an output."""
-        readers = [i for i in own if value in reads[i]]
+        readers = [i for i in self.own if value in self.reads[i]]
         return not readers or max(readers) > after
 
-    memory = {}  # value -> elements
-    peak = 0
-    for i in own:
-        op = ops[i]
-        over = None
-        if reuse and op.kind in ("pointwise", "norm"):
-            for p in op.inputs:
-                v = shown(p)
-                if v is not None and not needed(v, i) and form(ops[v]) == form(op):
-                    over = v
-                    break
-        if over is not None:
-            del memory[over]
-        memory[i] = elements(op)
-        peak = max(peak, sum(memory.values()))
-        memory = {v: size for v, size in memory.items() if needed(v, i)}
-    return peak
+    def overwritten(self, i):
+        op = self.ops[i]
+        if not self.reuse or op.kind not in ("pointwise", "norm"):
+            return None
+        values = [v for v in map(self.shown, op.inputs) if v is not None]
+        fit = [v for v in values if not self.needed(v, i) and form(self.ops[v]) == form(op)]
+        return fit[0] if fit else None
+
+    def peak(self):
+        memory, peak = {}, 0
+        for i in self.own:
+            memory.pop(self.overwritten(i), None)
+            memory[i] = elements(self.ops[i], self.widths)
+            peak = max(peak, sum(memory.values()))
+            memory = {v: size for v, size in memory.items() if self.needed(v, i)}
+        return peak
 
 
 @pytest.mark.parametrize("reuse", [False, True])
@@ -102,9 +102,8 @@ def test_equals_a_plain_loop_for_every_candidate(seed, reuse):
     widths = rng.integers(1, 6, size=(8, 3))
     keep = rng.random((8, 2)) < 0.6
     found = MemoryModel(table, bytes_per_element=2, reuse=reuse).footprint(widths, keep)
-    expected = [
-        2 * brute_force(table, w, k, reuse=reuse) for w, k in zip(widths, keep, strict=True)
-    ]
+    pairs = zip(widths, keep, strict=True)
+    expected = [2 * Plain(table, w, k, reuse=reuse).peak() for w, k in pairs]
     assert found.activations.tolist() == expected
     assert found.weights.tolist() == [2 * (4 * w[0] + 1) for w in widths]
     assert (found.total == found.weights + found.activations).all()

@@ -1,10 +1,13 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from autoprune.latency.kernels import FAMILIES, fuse
-from autoprune.latency.roofline import KernelWork, Roofline, RooflinePredictor, predictor_for
+from autoprune.latency.predict import predictor_for
+from autoprune.latency.roofline import KernelWork, Roofline, RooflinePredictor
+from autoprune.latency.samples import Shapes
 from autoprune.network.ops import Affine, Op, OpTable
 from autoprune.testing.profiles import made_up_profile
 
@@ -44,6 +47,10 @@ ROOFLINES = {
 }
 
 
+def aligned(alignment):
+    return {f: dataclasses.replace(r, alignment=alignment) for f, r in ROOFLINES.items()}
+
+
 def candidates(n, seed=0):
     rng = np.random.default_rng(seed)
     widths = rng.integers(1, np.array(SIZES) + 1, (n, len(SIZES)))
@@ -79,8 +86,7 @@ def test_prediction_equals_the_loop_over_kernels(overlap, alignment):
     assert {kernel.family for kernel in table.kernels} == set(FAMILIES)
     predictor = RooflinePredictor(
         table,
-        ROOFLINES,
-        alignment=alignment,
+        aligned(alignment),
         bytes_per_element=2,
         overlap=overlap,
         constant_ms=0.3,
@@ -112,8 +118,7 @@ def test_no_candidates_give_no_predictions():
 def test_breakdown_adds_up(overlap):
     predictor = RooflinePredictor(
         fuse(op_table(), "tensorrt"),
-        ROOFLINES,
-        alignment=8,
+        aligned(8),
         bytes_per_element=2,
         overlap=overlap,
         constant_ms=0.3,
@@ -158,18 +163,65 @@ def test_channels_are_padded_to_the_alignment():
 
 def test_batch_scales_activations_but_not_weights():
     kernels = [fuse(op_table(batch), "tensorrt") for batch in (1, 64)]
-    work = [KernelWork(table, alignment=1, bytes_per_element=2) for table in kernels]
+    work = [
+        KernelWork(table, alignment=[1] * len(table.kernels), bytes_per_element=2)
+        for table in kernels
+    ]
     np.testing.assert_allclose(work[1].macs, 64 * work[0].macs)
     np.testing.assert_allclose(work[1].reads, 64 * work[0].reads)
     convs = [k.family == "conv" for k in kernels[0].kernels]
     np.testing.assert_array_equal(work[1].weights[convs], work[0].weights[convs])
 
 
-def test_notes_name_what_is_extrapolated():
-    assert predictor_for(op_table(), made_up_profile()).notes == ()
-    provenance = made_up_profile().provenance.model_dump()
-    provenance["measured_families"] = [f for f in FAMILIES if f != "gconv"]
-    profile = made_up_profile(provenance=provenance)
-    batch_note, family_note = predictor_for(op_table(64), profile).notes
-    assert "batch 64 is extrapolated" in batch_note
-    assert "gconv" in family_note
+def test_each_family_is_padded_to_its_own_alignment():
+    table = fuse(op_table(), "tensorrt")
+    mixed = ROOFLINES | {"conv": dataclasses.replace(ROOFLINES["conv"], alignment=16)}
+    widths, keep = candidates(30)
+    got = RooflinePredictor(table, mixed, bytes_per_element=2).predict(widths, keep)
+    plain, padded = (
+        dataclasses.replace(
+            table, kernels=tuple(k for k in table.kernels if (k.family == "conv") == convs)
+        )
+        for convs in (False, True)
+    )
+    expected = [
+        naive(plain, w, k, alignment=1, overlap="none", constant=0)
+        + naive(padded, w, k, alignment=16, overlap="none", constant=0)
+        for w, k in zip(widths.tolist(), keep, strict=True)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+class ByChannels:
+    """A correction that depends on every channel count, and counts what it is asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def log_factor(self, shapes: Shapes):
+        self.asked += len(shapes)
+        assert shapes["taps"].max() <= 64
+        return 0.1 * np.log(shapes["cin"]) - 0.05 * np.log(shapes["cout"]) + 0.01 * shapes.family
+
+
+def test_correction_multiplies_each_kernel_and_is_asked_once():
+    table = fuse(op_table(), "tensorrt")
+    correction = ByChannels()
+    options = {"bytes_per_element": 2, "constant_ms": 0.3}
+    corrected = RooflinePredictor(table, aligned(8), correction=correction, **options)
+    bare = RooflinePredictor(table, aligned(8), **options)
+    widths, keep = candidates(200)
+    together = corrected.predict(widths, keep)
+    for row in (0, 77, 199):
+        expected = 0.3
+        lines = bare.breakdown(widths[row], keep[row])[:-1]
+        for kernel, (*_, ms) in zip(table.kernels, lines, strict=True):
+            cin, cout = kernel.cin.at(widths[row]), kernel.cout.at(widths[row])
+            family = FAMILIES.index(kernel.family)
+            expected += ms * np.exp(0.1 * np.log(cin) - 0.05 * np.log(cout) + 0.01 * family)
+        assert together[row] == pytest.approx(expected, rel=1e-5)
+    asked = correction.asked
+    assert asked < 200 * len(table.kernels)
+    alone = np.concatenate([corrected.predict(widths[i : i + 1], keep[i : i + 1]) for i in (3, 9)])
+    assert alone.tolist() == together[[3, 9]].tolist()
+    assert correction.asked == asked

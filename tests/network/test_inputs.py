@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.network.inputs import evaluating
+from autoprune.network.inputs import batch_size, evaluating, first_samples
 
 
 class Remembering(nn.Module):
@@ -63,3 +63,29 @@ def test_a_pass_that_fails_leaves_nothing_behind_either():
 
     assert (model.count, model.log, model.tables) == (0, [], {})
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("inputs", "batch"),
+    [
+        ((torch.zeros(5, 3, 8, 8),), 5),
+        (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 7)],), 2),
+        ({"images": [torch.zeros(1, 8, 8)] * 4, "scale": 0.5}, 4),
+        (([torch.zeros(6, 3, 8, 8), torch.zeros(6, 3, 4, 4)],), 6),
+        ({"data": {"x": torch.zeros(3, 4)}, "flag": True}, 3),
+        ((torch.tensor(1.0), torch.zeros(7)), 1),
+        ((), 1),
+        (([], 3), 1),
+    ],
+)
+def test_the_batch_is_the_first_extent_or_the_length_of_a_list_of_images(inputs, batch):
+    assert batch_size(inputs) == batch
+
+
+def test_the_first_samples_of_tensors_and_of_lists_of_images():
+    images, boxes = [torch.full((3, 4, 4), float(i)) for i in range(5)], torch.zeros(5, 4)
+    first, some, other = first_samples((images, boxes, torch.zeros(3)), 2)
+    assert [int(image.max()) for image in first] == [0, 1]
+    assert some.shape == (2, 4)
+    assert other.shape == (3,)
+    assert first_samples({"x": boxes, "n": 5}, 2)["x"].shape == (2, 4)

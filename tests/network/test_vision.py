@@ -41,7 +41,7 @@ def test_operators_that_exist_are_not_declared_again(torchvision):
 
 
 @pytest.mark.slow
-def test_every_torchvision_classifier_builds_with_its_published_size(torchvision, monkeypatch):
+def test_every_torchvision_model_builds_with_its_published_size(torchvision, monkeypatch):
     block_params = torchvision.models.regnet.BlockParams
     original = block_params.from_init_params.__func__
 
@@ -53,13 +53,37 @@ def test_every_torchvision_classifier_builds_with_its_published_size(torchvision
     # googlenet's published count leaves the auxiliary heads out; vit_h_14's is for 518 pixels.
     differing = set()
     for name in vision.torchvision_names():
+        auxiliary = {"aux_loss": True} if name.startswith(("fcn_", "deeplabv3_")) else {}
         with torch.device("meta"):
-            model = vision.build_torchvision(name)
+            model = vision.build_torchvision(name, **auxiliary)
         count = sum(parameter.numel() for parameter in model.parameters())
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        # Detectors were trained with the normalisation of their backbone frozen into buffers.
+        frozen = sum(parameter.numel() for norm in norms for parameter in norm.parameters())
         published = next(iter(torchvision.models.get_model_weights(name))).meta["num_params"]
-        if count != published:
+        if count not in (published, published + ("fpn" in name) * frozen):
             differing.add(name)
     assert differing == {"googlenet", "vit_h_14"}
+
+
+def test_every_family_is_offered_but_the_quantised_copies(torchvision):
+    names = vision.torchvision_names()
+    families = {"resnet18", "fcn_resnet50", "fasterrcnn_resnet50_fpn", "swin3d_t", "raft_small"}
+    assert families <= set(names)
+    everything = set(torchvision.models.list_models())
+    assert everything - set(names) == {name for name in everything if name.startswith("quantized")}
+
+
+def test_a_detector_is_built_without_its_trained_backbone(torchvision, monkeypatch):
+    def fetched(*args, **kwargs):
+        raise AssertionError("a download was tried")
+
+    api = sys.modules["torchvision.models._api"]
+    monkeypatch.setattr(api, "load_state_dict_from_url", fetched)
+    with pytest.raises(AssertionError, match="a download was tried"):
+        torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None)
+    model = vision.build_torchvision("ssdlite320_mobilenet_v3_large", num_classes=3)
+    assert model.head.classification_head.num_columns == 3
 
 
 @pytest.mark.parametrize("name", TINY_TIMM)

@@ -55,6 +55,7 @@ def _contract(call: Call, left: Tensor, right: Tensor) -> Planes:
 def couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) -> None:
     """Couple planes whose contracted dimension is brought to the last but one."""
     reason = "contracted with a fixed tensor"
+    left, right = (outermost(coupling, planes) for planes in (left, right))
     for plane in left + right:
         others = right if any(plane is own for own in left) else left
         if _outer(plane):
@@ -66,6 +67,25 @@ def couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) ->
                 coupling.freeze(other, "shared by all rows of a wider tensor")
             elif _outer(plane) or not _outer(other):
                 coupling.couple(plane, other, reason)
+
+
+def outermost(coupling: Coupling, planes: list[Tensor]) -> list[Tensor]:
+    """Return the plane with the longest runs; the others are frozen.
+
+    Where heads and the width that all of them share became one dimension, heads go alone.
+    """
+    if len(planes) < 2:
+        return planes
+    ordered = sorted(planes, key=_first_run, reverse=True)
+    for plane in ordered[1:]:
+        coupling.freeze(plane, "shared by all rows of a wider tensor")
+    return ordered[:1]
+
+
+def _first_run(plane: Tensor) -> int:
+    """Return how many positions have the label of the first one until another comes."""
+    labels = plane.reshape(-1)
+    return int((labels != labels[0]).int().argmax())
 
 
 def _outer(plane: Tensor) -> bool:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from autoprune.network.call import Call, rule
 from autoprune.network.labels import Coupling, Planes, varying
+from autoprune.network.rules.contract import outermost
 
 
 @rule("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")
@@ -72,7 +73,7 @@ def _convolve(
     if leaving is None:
         return ()
     coupling.claim(leaving)
-    if isinstance(bias, Tensor):
+    if isinstance(bias, Tensor) and not call.is_filled(bias):
         own = call.planes_of(bias)
         _meet(coupling, leaving, own[0] if own else None, "meets a fixed bias")
     return (leaving.reshape(1, -1, *[1] * (call.outputs[0].ndim - 2)),)
@@ -84,12 +85,14 @@ def _entering(call: Call, image: Tensor) -> tuple[Tensor | None, Tensor | None]:
     Where labels vary over the batch (heads that are convolved alike) each row is one unit: all of
     them read the same weights.
     """
-    channels = rows = None
-    for plane in call.planes_of(image):
+    planes = call.planes_of(image)
+    own = outermost(call.coupling, [plane for plane in planes if varying(plane) == (1,)])
+    channels, rows = own[0].reshape(-1) if own else None, None
+    for plane in planes:
         dims = varying(plane)
         if dims == (1,):
-            channels = plane.reshape(-1)
-        elif max(dims) <= 1:
+            continue
+        if max(dims) <= 1:
             call.coupling.tie_along(plane, 1, "convolved with what other rows share")
             rows = plane.narrow(1, 0, 1)
         else:

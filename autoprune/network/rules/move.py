@@ -64,18 +64,11 @@ def expand(call: Call) -> Planes:
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten")
 def view(call: Call) -> Planes:
-    """Merging and splitting dimensions.
-
-    Where two labelled ones become one (heads and the width that all of them share) the outer one's
-    units go alone.
-    """
+    """Merging and splitting dimensions."""
     tensor, out = call.args[0], call.outputs[0]
-    moved: list[Tensor] = []
-    for plane in sorted(call.planes_of(tensor), key=varying):
+    moved = []
+    for plane in call.planes_of(tensor):
         after = collapse(_reshaped(plane, tensor.shape, out.shape))
-        if any(set(varying(after)) & set(varying(other)) for other in moved):
-            call.coupling.freeze(plane, "shared by all rows of a wider tensor")
-            continue
         if len(varying(after)) > len(varying(plane)):
             call.coupling.split(after)
         moved.append(after)

@@ -63,20 +63,27 @@ def meet(
 ) -> Planes:
     """Couple operands of equal rank that are combined elementwise and return the result's planes.
 
+    Labels that meet a tensor without any are frozen, and go no further where others do: positions
+    of a mask or of an embedding must not hide the channels that they are spread over.
+
     Args:
         coupling: Where the coupling is noted.
         shapes: Shape of each operand.
         planes: Planes of each operand, aligned to the common rank.
         reason: Why a label would be frozen that meets a tensor without one.
     """
+    free: list[list[Tensor]] = [[] for _ in planes]
     for index, own in enumerate(planes):
         for plane in own:
+            stays = False
             for other, shape in enumerate(shapes):
                 if other != index:
                     partners = [p for p in planes[other] if not _shared_by(shapes[index], p)]
                     if partners or not planes[other]:
-                        _meet_one(coupling, plane, shape, partners, reason)
-    return merge(planes)
+                        stays |= _meet_one(coupling, plane, shape, partners, reason)
+            if not stays:
+                free[index].append(plane)
+    return merge(free) or merge(planes)
 
 
 def _meet_one(
@@ -85,11 +92,15 @@ def _meet_one(
     shape: tuple[int, ...],
     partners: Sequence[Tensor],
     reason: str,
-) -> None:
-    """Couple ``plane`` with one other operand of ``shape`` that carries ``partners``."""
+) -> bool:
+    """Couple ``plane`` with one other operand of ``shape`` that carries ``partners``.
+
+    Returns:
+        Whether it met nothing that it could be coupled with, and is frozen.
+    """
     met = [dim for dim in varying(plane) if shape[dim] > 1]
     if not met:
-        return
+        return False
     sharing = [partner for partner in partners if set(varying(partner)) & set(met)]
     if _shared_by(shape, plane):
         for dim in met:
@@ -101,6 +112,8 @@ def _meet_one(
             coupling.couple(plane, partner, None)
     else:
         coupling.freeze(plane, reason)
+        return True
+    return False
 
 
 def _shared_by(shape: tuple[int, ...], plane: Tensor) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
@@ -66,3 +67,51 @@ def test_heads_that_are_convolved_alike_are_units(check):
     assert checked.network.frozen["pool"] == "shared by all rows of a wider tensor"
     pool = next(op for op in checked.network.ops.ops if op.kind == "conv")
     assert pool.cout.at([2]) * 2 == pool.cout.at([4]) == 2 * 24
+
+
+class _Deformable(nn.Module):
+    """Calls torchvision's operator as torchvision does where there is no bias."""
+
+    def __init__(self, groups: int, parts: int) -> None:
+        super().__init__()
+        self.stem, self.offset = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 18 * parts, 1)
+        self.weight = nn.Parameter(torch.randn(12, 8 // groups, 3, 3))
+        self.head, self.groups, self.parts = nn.Conv2d(12, 2, 1), groups, parts
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = x.new_zeros(self.weight.shape[0])
+        numbers = (1, 1, 1, 1, 1, 1, self.groups, self.parts)
+        y = torch.ops.torchvision.deform_conv2d(
+            self.stem(x), self.weight, self.offset(x), x.new_zeros(0), bias, *numbers, False
+        )
+        return self.head(y)
+
+
+@pytest.fixture
+def deform_conv2d():
+    """Stand in for torchvision's compiled operator: a convolution that deforms nothing."""
+
+    def plain(image, weight, offset, mask, bias, *numbers):
+        return F.conv2d(image, weight, bias, numbers[0], numbers[2], numbers[4], numbers[6])
+
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):
+        yield
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    numbers = "int sh, int sw, int ph, int pw, int dh, int dw, int g, int og, bool m"
+    library.define(
+        f"deform_conv2d(Tensor x, Tensor w, Tensor o, Tensor k, Tensor b, {numbers}) -> Tensor"
+    )
+    library.impl("deform_conv2d", plain, "CPU")
+    yield
+    library._destroy()
+
+
+@pytest.mark.parametrize(("groups", "parts", "units"), [(1, 1, 8), (1, 2, 4), (4, 1, 2)])
+def test_offsets_of_a_deformable_convolution_stay(check, deform_conv2d, groups, parts, units):
+    checked = check(_Deformable(groups, parts), torch.randn(1, 3, 6, 6))
+    assert len(checked.places("stem")["stem.weight", 0]) == units
+    assert ("head.weight", 1) in {
+        (m.path, m.dim) for group in checked.network.groups for m in group.members
+    }
+    assert "moves the positions" in checked.network.frozen["offset"]

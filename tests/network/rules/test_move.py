@@ -70,9 +70,11 @@ FIXED = {
     "windows": (lambda x: x.unfold(1, 2, 2).amax(-1), 4, "cut into windows"),
     "strides": (lambda x: x.as_strided((2, 4, 8, 8), (512, 128, 8, 1)), 4, "seen by strides"),
     "parts": (
-        lambda x: torch.view_as_complex(x.movedim(1, -1).unflatten(-1, (4, 2)).contiguous())
-        .abs()
-        .movedim(-1, 1),
+        lambda x: (
+            torch.view_as_complex(x.movedim(1, -1).unflatten(-1, (4, 2)).contiguous())
+            .abs()
+            .movedim(-1, 1)
+        ),
         4,
         "real and imaginary part belong together",
     ),

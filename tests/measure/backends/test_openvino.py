@@ -1,0 +1,6 @@
+from autoprune.testing.backends import BackendConformance
+
+
+class TestOpenVino(BackendConformance):
+    def name(self):
+        return "openvino"

@@ -1,0 +1,6 @@
+from autoprune.testing.backends import BackendConformance
+
+
+class TestTensorRt(BackendConformance):
+    def name(self):
+        return "tensorrt"

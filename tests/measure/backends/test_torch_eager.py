@@ -1,0 +1,11 @@
+from autoprune.testing.backends import BackendConformance
+
+
+class TestTorchEager(BackendConformance):
+    def name(self):
+        return "torch"
+
+
+class TestTorchEagerCuda(BackendConformance):
+    def name(self):
+        return "torch-cuda"
