@@ -47,6 +47,7 @@ AGAIN = 5
 def main() -> None:
     """Profile, measure, predict and write."""
     options = _options()
+    options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     backend = open_backend("onnxruntime", threads=1, precision="fp32", clock=options.clock)

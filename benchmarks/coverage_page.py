@@ -66,7 +66,7 @@ def _provenance(rows: Rows, seconds: Mapping[str, int], limit_bytes: int) -> lis
         f"{seconds['theirs']} s) and {limit_bytes // 2**30} GiB of",
         "address space. Rows come from `benchmarks/results/coverage.jsonl`.",
         "",
-        "Every group counted was cut for real: cutting equals zeroing to 1e-4 where no",
+        "Every group counted was cut for real: cutting equals zeroing to 1e-5 where no",
         "normalisation mixes the channels. MACs prunable: what goes when every group is cut to one",
         "unit. MACs of both tools are counted by autoprune. torch-pruning 1.6.1 gets half of every",
         "channel with its magnitude pruner, is told the output layers and the numbers of heads,",

@@ -101,7 +101,7 @@ def profile(
     title: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The device in words; default: its name.")
     ] = None,
-    kernels: Annotated[int, typer.Option(min=0, help="Single kernels measured per network.")] = 4,
+    kernels: Annotated[int, typer.Option(min=0, help="Single kernels measured per network.")] = 2,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
 ) -> None:
     """Measure this machine, fit a device profile, and judge it on networks it was not fitted on."""
@@ -186,7 +186,7 @@ def kit(
     ],
     model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_MODEL_HELP)] = None,
     networks: Annotated[int, typer.Option(min=1, help="Networks in the kit.")] = 24,
-    kernels: Annotated[int, typer.Option(min=0, help="Single kernels in it per network.")] = 4,
+    kernels: Annotated[int, typer.Option(min=0, help="Single kernels in it per network.")] = 2,
     alignment: Annotated[
         int, typer.Option(min=1, help="Channels of pruned networks are multiples of this.")
     ] = 8,

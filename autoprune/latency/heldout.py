@@ -192,9 +192,13 @@ def flops_only(samples: Samples) -> Model:
 
 
 def held_out_error(predicted: _Values, measured: _Values) -> HeldOut:
-    """Return the error of predictions against measurements, rounded to four digits."""
+    """Return the error of predictions against measurements, rounded to four digits.
+
+    Where all predictions, or all measurements, are equal, nothing is ranked: a correlation of 0.
+    """
     errors = np.abs(predicted / measured - 1)
-    rank = np.corrcoef(rankdata(predicted), rankdata(measured))[0, 1]
+    ranked = bool(np.ptp(predicted) and np.ptp(measured))
+    rank = np.corrcoef(rankdata(predicted), rankdata(measured))[0, 1] if ranked else 0.0
     within = {f"within_{p}": round(float(np.mean(errors <= p / 100)), 4) for p in (5, 10, 20)}
     return HeldOut(mape=short(float(errors.mean())), spearman=round(float(rank), 4), **within)
 

@@ -91,9 +91,6 @@ RUNTIMES = {
     "openvino": FusionRules(
         absorbs=_RELUS | {"sigmoid", "tanh", "hardswish", "silu", "gelu"}, joins="shared"
     ),
-    "inductor": FusionRules(
-        folds_norms=False, absorbs_add=False, joins="copy", fuses_attention=False
-    ),
     "eager": FusionRules(
         folds_norms=False,
         absorbs_add=False,
@@ -102,7 +99,7 @@ RUNTIMES = {
         copies_slices=False,
         fuses_attention=False,
     ),
-    # torch.compile: like ONNX Runtime on the CPUs of timm's table, and it merges elementwise chains.
+    # torch.compile: as ONNX Runtime on the CPUs of timm's table; it merges elementwise chains.
     "compile": FusionRules(
         absorbs=_RELUS | {"sigmoid", "tanh", "leaky_relu"},
         joins="copy",

@@ -45,7 +45,7 @@ _UNREAD = frozenset(
         *("internal_value", "internal_weight", "internal_count"),
     }
 )
-_DIGITS = {"threshold": 7, "leaf_value": 5}
+_DIGITS = {"threshold": 6, "leaf_value": 4}
 #: Errors beyond this many medians count as this many: what is learned is nearly a median, which one
 #: wrong row does not bend and which mean relative errors reward.
 _CLIP = 1.5
@@ -219,7 +219,7 @@ def default_training(samples: Samples) -> Training:
 def compact(text: str) -> str:
     """Return a model's text without what only training and plots read, numbers shortened.
 
-    A third of the size; predictions differ by less than one in ten thousand.
+    A third of the size; predictions differ by about one in ten thousand.
 
     Args:
         text: LightGBM's own text of a model.

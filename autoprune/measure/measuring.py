@@ -71,14 +71,14 @@ class Folder:
         """Read what is there.
 
         Args:
-            path: The folder; made where it is not there.
+            path: The folder; made where it is not there, inside one that is.
             who: What every row says of the measuring: device, runtime, precision, threads, clock.
 
         Raises:
             MeasureError: The folder holds measurements of another machine or way of measuring.
         """
         self.path, self.who = path, who
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         networks, kernels = read_rows(self.networks), read_rows(self.kernels)
         self._check([*networks, *kernels])
         self.network_names = {row["network"] for row in networks}

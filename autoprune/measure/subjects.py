@@ -138,7 +138,7 @@ class Sampler:
     """Draws networks and kernels of some models, the same ones every time."""
 
     def __init__(
-        self, sources: Sequence[Source], *, alignment: int, kernels: int = 4, seed: int = 0
+        self, sources: Sequence[Source], *, alignment: int, kernels: int = 2, seed: int = 0
     ) -> None:
         """Build the search spaces.
 

@@ -19,7 +19,7 @@ from autoprune.measure.torch_backend import CudaMixin, TorchBackend
 class TorchCompile(TorchBackend):
     """Times a compiled module on the processor."""
 
-    rules = "inductor"
+    rules = "compile"
 
     @classmethod
     def missing(cls) -> str | None:
