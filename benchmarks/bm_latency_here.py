@@ -56,6 +56,11 @@ def main() -> None:
     ]
     profile, noise = _profile(backend, sources, options)
     rows = _compared(backend, sources, profile, options)
+    then, now = (
+        pd.read_csv(options.work / name / "networks.csv")["reference_ms"].median()
+        for name in ("profile", "unseen")
+    )
+    drift = now / then - 1
     frame = pd.DataFrame([*_by_model(rows), _summary("all", rows)])
     write_result(
         "latency_here",
@@ -66,9 +71,10 @@ def main() -> None:
     error = profile.provenance.held_out
     remarks = [
         "",
-        f"One thread, {backend.clock} clock; reference kernel while profiling spread by "
-        f"{100 * noise:.1f} %. Profile: {profile.predictor.kind}, fitted on "
-        f"{profile.provenance.sample_count} networks in {options.minutes:g} minutes, its own check "
+        f"One thread, {backend.clock} clock; the reference spread by {100 * noise:.1f} % while "
+        f"profiling, and took {100 * drift:+.1f} % longer while comparing. Profile: "
+        f"{profile.predictor.kind}, fitted on {profile.provenance.sample_count} networks in "
+        f"{options.minutes:g} minutes, its own check "
         f"{100 * error.mape:.1f} % ({profile.provenance.split}).",
         "",
         "repeat: mean difference of networks measured twice, each time in a new session, and the "
@@ -132,27 +138,35 @@ def _compared(
 ) -> pd.DataFrame:
     """Return measured, measured again, and predicted milliseconds of networks never fitted."""
     folders = [_folder(backend, options.work / name) for name in ("unseen", "again")]
-    for folder, step in zip(folders, (1, AGAIN), strict=True):
-        sampler = Sampler(sources, alignment=profile.alignment, kernels=0, seed=SEED)
-        chosen = itertools.islice(_pruned(sampler), 0, options.networks, step)
-        measure(backend, [list(chosen)], folder, seconds=600.0, listener=_tell)
+    sampler = Sampler(sources, alignment=profile.alignment, kernels=0, seed=SEED)
+    draws = list(_unknown(sampler, options))
+    for folder, chosen in zip(folders, (draws, draws[::AGAIN]), strict=True):
+        measure(backend, [chosen], folder, seconds=600.0, listener=_tell)
     first, second = (
         pd.read_csv(folder.networks).set_index("network")["latency_ms"] for folder in folders
     )
     layers = read_layers([folders[0].layers])
-    seen = read_layers([options.work / "profile" / "layers.json"])
-    known = {str(rows) for rows in seen.values()}
     frame = pd.DataFrame({"measured": first, "again": second})
-    # Small spaces can yield a candidate twice.
-    frame = frame[[str(layers[name]) not in known for name in frame.index]]
     frame["predicted"] = [_predicted(layers[name], profile) for name in frame.index]
     return frame
 
 
-def _pruned(sampler: Sampler) -> Iterator[Draw]:
-    """Yield pruned networks of all models in turn."""
-    for lap in itertools.islice(sampler.laps(), 1, None):
-        yield from lap
+def _unknown(sampler: Sampler, options: argparse.Namespace) -> Iterator[Draw]:
+    """Yield pruned networks of all models in turn that are none of those in the profile.
+
+    A candidate that keeps nearly everything can be the same network as another.
+    """
+    known = read_layers([options.work / "profile" / "layers.json"])
+    seen = {str(rows) for rows in known.values()}
+    wanted = options.networks
+    for draw in itertools.chain.from_iterable(itertools.islice(sampler.laps(), 1, None)):
+        layers = str(draw.build().layers)
+        if layers not in seen:
+            seen.add(layers)
+            yield draw
+            wanted -= 1
+        if not wanted:
+            return
 
 
 def _predicted(rows: list[list[object]], profile: DeviceProfile) -> float:
@@ -170,6 +184,7 @@ def _summary(name: str, frame: pd.DataFrame) -> dict[str, object]:
     error = held_out_error(predicted, measured)
     twice = frame.dropna()
     repeat = np.abs(twice["again"] / twice["measured"] - 1) * 100
+    noise = f"{repeat.mean():.1f} %, {repeat.max():.1f} %" if len(repeat) else "none"
     return {
         "networks": f"{name}, {len(frame)}",
         "measured ms": f"{measured.min():.1f} to {measured.max():.1f}",
@@ -177,7 +192,7 @@ def _summary(name: str, frame: pd.DataFrame) -> dict[str, object]:
         "within 5 %": f"{100 * error.within_5:.0f} %",
         "within 10 %": f"{100 * error.within_10:.0f} %",
         "rank correlation": f"{error.spearman:.3f}",
-        "repeat": f"{repeat.mean():.1f} %, {repeat.max():.1f} %",
+        "repeat": noise,
     }
 
 

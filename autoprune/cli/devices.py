@@ -13,6 +13,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from autoprune.latency.profile import DeviceProfile
 
+#: Columns of the list, in a file as on a screen.
+_WIDTH = 100
 _LEGEND = (
     "count: networks measured, or kernels (k); error: mean over them, each predicted without it\n"
     "(a network) or without its number of output channels (a kernel); docs/formats.md has the\n"
@@ -50,7 +52,7 @@ def devices(
     elif as_markdown:
         typer.echo(markdown(profiles), nl=False)
     else:
-        _list(Console(highlight=False, soft_wrap=True), profiles)
+        _list(Console(highlight=False, soft_wrap=True, width=_WIDTH), profiles)
 
 
 def summary(profile: DeviceProfile) -> dict[str, Any]:

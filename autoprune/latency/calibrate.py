@@ -237,7 +237,7 @@ def _predictor(model: Corrected, target: Target) -> dict[str, object]:
             "overhead_ms": short(limit.overhead_ms),
             "peak_gmacs_per_s": short(limit.peak_gmacs_per_s),
             "bandwidth_gb_s": short(limit.bandwidth_gb_s),
-            **({"alignment": limit.alignment} if keep_alignment else {}),
+            **({"alignment": limit.alignment, "tile": limit.tile} if keep_alignment else {}),
         }
         for family, limit in fitted.rooflines.items()
     }

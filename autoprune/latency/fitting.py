@@ -8,6 +8,7 @@ handful of networks is enough. Single kernels determine their family alone.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,9 +31,10 @@ _HIGHEST = np.log(np.array([1e2, 1e7, 1e6]))
 _STARTS = (0.0, 1.5, -3.0)
 #: Single kernels that a fit looks at; three parameters per family need no more.
 _MOST_KERNELS = 4000
-#: Alignments tried per family, and the relative gain that a coarser one must bring.
-_ALIGNMENTS = (1, 2, 4, 8, 16, 32, 64)
+#: Multiples tried for channels, the relative gain a coarser one must bring, and rows looked at.
+_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 _GAIN = 0.02
+_MOST_TRIED = 1500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Settings:
     """What is decided before the fit.
 
     Attributes:
-        alignment: Channels are padded to a multiple of this; ``None`` finds it per family from
-            single kernels, and pads nothing elsewhere.
+        alignment: Channels are padded to a multiple of this; ``None`` finds what input and what
+            output channels are padded to per family from single kernels, and pads nothing
+            elsewhere.
         bytes_per_element: Bytes of one tensor element.
         overlap: Whether computing and moving data overlap within a kernel.
         processors: Multiprocessors of a GPU; what is learned then sees how many waves of tiles a
@@ -73,9 +76,9 @@ class Fit:
     settings: Settings
 
     @property
-    def alignment(self) -> Float[np.ndarray, " families"]:
-        """Channel alignment by family, in the order of :data:`FAMILIES`."""
-        return np.array([float(self.rooflines[family].alignment) for family in FAMILIES])
+    def paddings(self) -> Float[np.ndarray, "families 2"]:
+        """Multiples of input and output channels, in the order of :data:`FAMILIES`."""
+        return np.array([self.rooflines[family].paddings for family in FAMILIES], float)
 
     def constants(self, samples: Samples) -> Float[np.ndarray, " samples"]:
         """Return the milliseconds of each sample beyond its kernels.
@@ -94,7 +97,7 @@ class Fit:
     def kernel_ms(self, samples: Samples) -> Float[np.ndarray, " kernels"]:
         """Return milliseconds per kernel."""
         shapes = samples.shapes
-        macs, moved = shapes.work(self.alignment, self.settings.bytes_per_element)
+        macs, moved = shapes.work(self.paddings, self.settings.bytes_per_element)
         limits = [self.rooflines[family] for family in FAMILIES]
         values = np.array([[r.overhead_ms, r.peak_gmacs_per_s, r.bandwidth_gb_s] for r in limits])
         overhead, peak, bandwidth = values[shapes.family].T
@@ -113,11 +116,11 @@ def fit(samples: Samples, settings: Settings) -> Fit:
         samples: Measured networks and kernels.
         settings: What is decided before the fit.
     """
-    thinned = _thinned(samples)
-    alignment = np.full(len(FAMILIES), float(settings.alignment or 1))
+    thinned = _thinned(samples, _MOST_KERNELS)
+    paddings = np.full((len(FAMILIES), 2), float(settings.alignment or 1))
     if settings.alignment is None:
-        alignment = _alignments(thinned, settings)
-    return _Problem(thinned, settings, alignment).solve()
+        paddings = _paddings(thinned, settings)
+    return _Problem(thinned, settings, paddings).solve()
 
 
 def predict(samples: Samples, fitted: Fit) -> Float[np.ndarray, " samples"]:
@@ -138,16 +141,16 @@ class _Problem:
     """
 
     def __init__(
-        self, samples: Samples, settings: Settings, alignment: Float[np.ndarray, " families"]
+        self, samples: Samples, settings: Settings, paddings: Float[np.ndarray, "families 2"]
     ) -> None:
-        self.settings, self.alignment, self.samples = settings, alignment, samples
+        self.settings, self.paddings, self.samples = settings, paddings, samples
         used = np.unique(samples.origin[samples.whole])
         self.origins = [samples.origins[i] for i in used]
         self.count = len(samples)
         self.log_ms = np.log(samples.latency_ms)
         # Single kernels have no constant; they take part with a weight of zero.
         self.origin = np.searchsorted(used, np.where(samples.whole, samples.origin, used[:1].sum()))
-        macs, moved = samples.shapes.work(alignment, settings.bytes_per_element)
+        macs, moved = samples.shapes.work(paddings, settings.bytes_per_element)
         rows = np.stack([samples.sample, samples.shapes.family, macs * 1e-6, moved * 1e-6])
         # Without overlap only sums per family matter; with it, kernels of equal work are one row.
         keys = rows[:2] if settings.overlap == "none" else rows
@@ -189,7 +192,7 @@ class _Problem:
         total = by_family.sum(axis=2) @ signs + constants.sum(axis=1)
         return total, jacobian
 
-    def solve(self) -> Fit:
+    def solve(self, starts: Sequence[float] = _STARTS) -> Fit:
         """Return the best fit over several starts."""
         centre, spread, low, high = self._priors()
 
@@ -203,7 +206,7 @@ class _Problem:
             return np.concatenate([by_parameter / total[:, None] / _TOLERANCE, np.diag(1 / spread)])
 
         results = []
-        for shift in _STARTS:
+        for shift in starts:
             start = centre.copy()
             start[0] += shift
             results.append(
@@ -268,7 +271,8 @@ class _Problem:
                 overhead_ms=float(limits[0, i]),
                 peak_gmacs_per_s=float(limits[1, i]),
                 bandwidth_gb_s=float(limits[2, i]),
-                alignment=int(self.alignment[i]),
+                alignment=int(self.paddings[i, 0]),
+                tile=int(self.paddings[i, 1]),
             )
             for i, family in enumerate(FAMILIES)
         }
@@ -282,30 +286,34 @@ class _Problem:
         return total.reshape(self.count, len(FAMILIES))
 
 
-def _thinned(samples: Samples) -> Samples:
-    """Return the samples with at most :data:`_MOST_KERNELS` single kernels, drawn at random."""
+def _thinned(samples: Samples, most: int) -> Samples:
+    """Return the samples with at most so many single kernels, drawn at random."""
     single = np.flatnonzero(~samples.whole)
-    if len(single) <= _MOST_KERNELS:
+    if len(single) <= most:
         return samples
     kept = samples.whole.copy()
-    kept[np.random.default_rng(0).choice(single, _MOST_KERNELS, replace=False)] = True
+    kept[np.random.default_rng(0).choice(single, most, replace=False)] = True
     return samples.take(kept)
 
 
-def _alignments(samples: Samples, settings: Settings) -> Float[np.ndarray, " families"]:
-    """Return the channel alignment per family that explains its single kernels best."""
-    found = np.ones(len(FAMILIES))
+def _paddings(samples: Samples, settings: Settings) -> Float[np.ndarray, "families 2"]:
+    """Return what explains the single kernels of each family best: multiples of both channels."""
+    found = np.ones((len(FAMILIES), 2))
     single = samples.take(~samples.whole)
     for index, name in enumerate(FAMILIES):
         mine: Bool[np.ndarray, " samples"] = np.zeros(len(single), bool)
         mine[single.sample] = single.shapes.family == index
         if name in UNPADDED or mine.sum() < 3 * _KINDS:
             continue
-        part = single.take(mine)
+        part = _thinned(single.take(mine), _MOST_TRIED)
         best = np.inf
-        for alignment in _ALIGNMENTS:
-            problem = _Problem(part, settings, np.full(len(FAMILIES), float(alignment)))
-            problem.solve()
-            if problem.cost < (1 - _GAIN) * best:
-                best, found[index] = problem.cost, alignment
+        # Output channels first: they are what tiles are counted in.
+        for side in (1, 0):
+            for multiple in _MULTIPLES:
+                trial = found.copy()
+                trial[index, side] = multiple
+                problem = _Problem(part, settings, trial)
+                problem.solve(starts=_STARTS[:1])
+                if problem.cost < (1 - _GAIN) * best:
+                    best, found = problem.cost, trial
     return found

@@ -13,11 +13,10 @@ from scipy.stats import rankdata
 
 from autoprune.latency.fitting import Fit, Settings, fit
 from autoprune.latency.grid import GridCorrection
-from autoprune.latency.kernels import FAMILIES
 from autoprune.latency.learned import LearnedCorrection, train
 from autoprune.latency.profile import HeldOut
 from autoprune.latency.roofline import Correction
-from autoprune.latency.samples import Samples
+from autoprune.latency.samples import EXACT, Samples
 
 #: Up to as many groups are held out one by one; more are dealt to :data:`FOLDS` folds.
 MOST_SINGLE = 60
@@ -181,7 +180,7 @@ class _MacsOnly:
 
     @staticmethod
     def _macs(samples: Samples) -> _Values:
-        per_kernel, _ = samples.shapes.work(np.ones(len(FAMILIES)), 1)
+        per_kernel, _ = samples.shapes.work(EXACT, 1)
         total: _Values = np.bincount(samples.sample, per_kernel * 1e-6, len(samples))
         return total
 

@@ -36,7 +36,7 @@ _TILES = (
     *((256, 128), (128, 256), (128, 128), (64, 256), (64, 128), (128, 64), (64, 64)),
     *((128, 32), (64, 32), (32, 32)),
 )
-_REMAINDERS = (8, 16, 32, 64, 128, 256)
+_REMAINDERS = (8, 16, 32, 64)
 #: Lines of a model's text that predicting does not need, and digits of those numbers it does. Sizes
 #: of trees would have to be counted again, and are only a help for reading in parallel.
 _UNREAD = frozenset(
@@ -46,9 +46,8 @@ _UNREAD = frozenset(
     }
 )
 _DIGITS = {"threshold": 6, "leaf_value": 4}
-#: Errors beyond this many medians count as this many: what is learned is nearly a median, which one
-#: wrong row does not bend and which mean relative errors reward.
-_CLIP = 1.5
+#: Errors beyond this many medians count as this many, so that a wrong row does not bend a tree.
+_CLIP = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,28 +159,25 @@ def features(shapes: Shapes, processors: int = 1) -> Float[np.ndarray, "kernels 
         processors: Multiprocessors of the device, each of which computes one tile at a time.
     """
     dims = dimensions(shapes)
-    columns = [np.log2(np.maximum(dims[name], 2.0**-20)) for name in HULL]
     rows = dims["outputs"] * dims["batch"]
     depth = dims["cin"] / dims["groups"] * dims["taps"]
     moved = np.maximum(dims["bytes"], 1.0)
+    columns = [np.log2(dims[name]) for name in ("cin", "cout", "groups", "inputs", "outputs")]
+    columns += [dims[name] for name in ("taps", "stride", "tensors")]
     columns += [
-        np.log2(rows),
-        np.log2(depth),
-        np.log2(np.maximum(dims["macs"], 1.0) / moved),
-        np.log2(shapes["reads"] * shapes["cin"]),
-        np.log2(shapes["writes"] * shapes["cout"]),
-        np.log2(depth * dims["cout"]),
-        np.log2(dims["cin"] / dims["cout"]),
-        np.sqrt(dims["outputs"]),
+        np.log2(part)
+        for part in (
+            *(dims["batch"], rows, depth, moved, np.maximum(dims["macs"], 1.0)),
+            *(np.maximum(dims["macs"], 1.0) / moved, rows * dims["cout"], depth * dims["cout"]),
+            *(shapes["reads"] * shapes["cin"], dims["cin"] / dims["cout"]),
+        )
     ]
-    for side in ("cin", "cout"):
-        for multiple in _REMAINDERS:
-            columns.append(np.ceil(dims[side] / multiple) * multiple / dims[side])
-        columns += [dims[side] % multiple for multiple in _REMAINDERS[:4]]
+    columns += [dims[side] % m for side in ("cin", "cout") for m in _REMAINDERS]
     for height, width in _TILES:
         tiles = np.ceil(rows / height) * np.ceil(dims["cout"] / width)
         waves = np.ceil(tiles / processors)
         columns += [
+            np.log2(tiles),
             np.log2(waves),
             np.log2(waves * processors / tiles),
             np.log2(tiles * height * width / (rows * dims["cout"])),

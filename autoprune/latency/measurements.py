@@ -23,6 +23,7 @@ from autoprune.latency.kernels import FAMILIES, KernelTable, from_layers, fusion
 from autoprune.latency.layers import chain_faults, read_json
 from autoprune.latency.samples import (
     COLUMNS,
+    EXACT,
     Measurement,
     Origin,
     Samples,
@@ -644,7 +645,7 @@ _LEAST_FACTOR, _MOST_FACTOR = 300.0, 3000.0
 
 def _beyond_physics(samples: Samples, lines: Sequence[str], precision: str) -> Iterator[str]:
     """Yield rows faster than any device, or that all rows are slower than any."""
-    macs, moved = samples.shapes.work(np.ones(len(FAMILIES)), 1)
+    macs, moved = samples.shapes.work(EXACT, 1)
     total_macs, total_moved = (
         np.bincount(samples.sample, part, len(samples)) * 1e-6 for part in (macs, moved)
     )

@@ -62,6 +62,7 @@ def rooflines(profile: DeviceProfile) -> dict[str, Roofline]:
             peak_gmacs_per_s=limit.peak_gmacs_per_s,
             bandwidth_gb_s=limit.bandwidth_gb_s,
             alignment=limit.alignment or profile.alignment,
+            tile=limit.tile,
         )
         for family, limit in limits.items()
     }

@@ -81,12 +81,14 @@ class FamilyRoofline(_Section):
         peak_gmacs_per_s: Attainable 10^9 multiply-accumulates per second.
         bandwidth_gb_s: Attainable 10^9 bytes per second.
         alignment: Channels are padded to a multiple of this; ``None``: to the profile's.
+        tile: Output channels are padded to a multiple of this; ``None``: like the others.
     """
 
     overhead_ms: Milliseconds
     peak_gmacs_per_s: PositiveFloat
     bandwidth_gb_s: PositiveFloat
     alignment: PositiveInt | None = None
+    tile: PositiveInt | None = None
 
 
 class Families(_Section):

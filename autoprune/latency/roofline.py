@@ -59,12 +59,19 @@ class Roofline:
         peak_gmacs_per_s: Attainable 10^9 multiply-accumulates per second.
         bandwidth_gb_s: Attainable 10^9 bytes per second.
         alignment: Channels are padded to a multiple of this.
+        tile: Output channels are padded to a multiple of this; by default to the alignment.
     """
 
     overhead_ms: float
     peak_gmacs_per_s: float
     bandwidth_gb_s: float
     alignment: int = 1
+    tile: int | None = None
+
+    @property
+    def paddings(self) -> tuple[int, int]:
+        """Multiples that input and output channels are padded to."""
+        return self.alignment, self.tile or self.alignment
 
 
 @runtime_checkable
@@ -84,14 +91,18 @@ class KernelWork:
     """
 
     def __init__(
-        self, table: KernelTable, *, alignment: Sequence[int], bytes_per_element: int
+        self,
+        table: KernelTable,
+        *,
+        paddings: Sequence[tuple[int, int]],
+        bytes_per_element: int,
     ) -> None:
         """Store the affine dimensions and factors of the kernels.
 
         Args:
             table: The kernels.
-            alignment: Channels of each kernel are padded to a multiple of this; heads and tokens
-                never are.
+            paddings: Multiples that input and output channels of each kernel are padded to; heads
+                and tokens never are.
             bytes_per_element: Bytes of one tensor element.
         """
         kernels = table.kernels
@@ -100,15 +111,16 @@ class KernelWork:
         affine = AffineArray(dims, len(table.group_sizes))
         self._coefficients = np.ascontiguousarray(affine.coefficients.T, np.float32)
         self._const = affine.const.astype(np.float32)[:, None]
-        padding = [
-            1 if k.family in UNPADDED else a for k, a in zip(kernels, alignment, strict=True)
+        both = [
+            (1, 1) if k.family in UNPADDED else pair
+            for k, pair in zip(kernels, paddings, strict=True)
         ]
         # Below the exact dimensions lies one copy of them per multiple they are padded to.
-        self._paddings = sorted(set(padding) - {1})
+        self._paddings = sorted({multiple for pair in both for multiple in pair} - {1})
         place = {1: 0} | {a: i for i, a in enumerate(self._paddings, 1)}
-        shift = np.array([place[a] for a in padding], np.intp) * len(self._const)
+        shifts = np.array([[place[a] for a in pair] for pair in both], np.intp).reshape(-1, 2)
         self._exact = affine.rows.reshape(-1, 3).T
-        self._cin, self._cout = self._exact[0] + shift, self._exact[1] + shift
+        self._cin, self._cout = self._exact[:2] + shifts.T * len(self._const)
         # The product of a depthwise convolution, cin * cout / groups, is its output channels.
         self._single = np.flatnonzero(depthwise)
         grouped = np.array([k.groups != Affine(1) for k in kernels], bool)
@@ -230,7 +242,7 @@ class RooflinePredictor:
         limits = [rooflines[kernel.family] for kernel in kernels]
         self._work = KernelWork(
             dataclasses.replace(table, kernels=kernels),
-            alignment=[limit.alignment for limit in limits],
+            paddings=[limit.paddings for limit in limits],
             bytes_per_element=bytes_per_element,
         )
         self._factors = _Factors(kernels, correction) if correction is not None else None

@@ -45,22 +45,27 @@ class Shapes:
         return Shapes(self.family[rows], self.values[rows])
 
     def work(
-        self, alignment: Float[np.ndarray, " families"], bytes_per_element: int
+        self, paddings: Float[np.ndarray, "families 2"], bytes_per_element: int
     ) -> tuple[Float[np.ndarray, " kernels"], Float[np.ndarray, " kernels"]]:
         """Return multiply-accumulates and bytes per kernel.
 
         Args:
-            alignment: Channels are padded to a multiple of this, by kernel family.
+            paddings: Multiples that input and output channels are padded to, by kernel family.
             bytes_per_element: Bytes of one tensor element.
         """
-        padding = np.where(_IS_UNPADDED[self.family], 1.0, alignment[self.family])
-        cin, cout = (np.ceil(self[side] / padding) * padding for side in ("cin", "cout"))
+        padding = np.where(_IS_UNPADDED[self.family, None], 1.0, paddings[self.family]).T
+        cin, cout = (
+            np.ceil(self[side] / multiple) * multiple
+            for side, multiple in zip(("cin", "cout"), padding, strict=True)
+        )
         depthwise = self["groups"] == self["cin"]
         product = np.where(depthwise, cout, cin * cout / self["groups"])
         moved = self["reads"] * cin + self["writes"] * cout + self["weights"] * product
         return self["macs"] * product, moved * bytes_per_element
 
 
+#: No padding of any family, for :meth:`Shapes.work`.
+EXACT = np.ones((len(FAMILIES), 2))
 _IS_UNPADDED = np.array([family in UNPADDED for family in FAMILIES])
 
 

@@ -126,11 +126,11 @@ def interleaved(
     pending = list(timers)
     while pending and len(references) < rounds.most and not (len(references) >= 3 and over()):
         number = len(references)
-        before = statistics.median(reference(reference_passes))
+        before = _visit(reference, reference_passes)
         # Every other round goes backwards, so that no item always follows the same one.
         for name in pending if number % 2 == 0 else reversed(pending):
-            values[name][number] = statistics.median(timers[name](passes[name]))
-        references.append(max(before, statistics.median(reference(reference_passes))))
+            values[name][number] = _visit(timers[name], passes[name])
+        references.append(max(before, _visit(reference, reference_passes)))
         if len(references) >= rounds.count:
             good = _undisturbed(references, rounds.steady)
             kept = {name: _counted(values[name], good) for name in timers}
@@ -162,6 +162,11 @@ def without_call(timing: Timing, idle: Timing) -> Timing | None:
         return None
     iqr = timing.iqr * timing.latency_ms / own
     return Timing(own, iqr, timing.rounds, timing.reference_ms)
+
+
+def _visit(timer: Timer, passes: int) -> float:
+    """Return the median of some passes, after one that brings the item back into the caches."""
+    return statistics.median(list(timer(passes + 1))[1:])
 
 
 def _passes(timer: Timer, rounds: Rounds) -> int:

@@ -24,8 +24,8 @@ from autoprune.version import __version__
 FORMAT, VERSION = "autoprune-kit", 1
 SCRIPT, README = "run.py", "README.txt"
 
-#: Items that the script holds ready at a time.
-_CHUNK = 12
+#: Items that the script holds ready at a time; boards have little memory.
+_CHUNK = 6
 _FOLDER, _WEIGHTS = "onnx", "weights.bin"
 #: Tensors of fewer elements stay inside their file.
 _LARGE = 1024

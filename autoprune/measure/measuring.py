@@ -37,7 +37,7 @@ from autoprune.measure.board import (
 from autoprune.measure.subjects import Draw, Subject, idle, reference
 
 #: Most subjects, and elements of their tensors, that are held ready at a time.
-MOST_SUBJECTS, MOST_ELEMENTS = 24, 1 << 28
+MOST_SUBJECTS, MOST_ELEMENTS = 24, 1 << 26
 
 _IDLE = "idle"
 

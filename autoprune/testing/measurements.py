@@ -117,8 +117,8 @@ def measured_kernels(
     """
     shapes = kernel_grid() if shapes is None else shapes
     limits = [rooflines[FAMILIES[i]] for i in shapes.family]
-    alignment = np.array([float(rooflines[family].alignment) for family in FAMILIES])
-    macs, moved = shapes.work(alignment, 2)
+    paddings = np.array([rooflines[family].paddings for family in FAMILIES], float)
+    macs, moved = shapes.work(paddings, 2)
     latency = (
         np.array([limit.overhead_ms for limit in limits])
         + macs * 1e-6 / np.array([limit.peak_gmacs_per_s for limit in limits])

@@ -50,14 +50,14 @@ def measured(tmp_path, *more):
 @pytest.mark.slow
 def test_machine_is_measured_fitted_and_judged(quick, tmp_path, monkeypatch):
     monkeypatch.setattr("autoprune.measure.measuring.MOST_SUBJECTS", 8)
-    result = measured(tmp_path, "--minutes", 0.15, "--title", "My Box")
+    result = measured(tmp_path, "--minutes", 0.1, "--title", "My Box")
     first = result.output
     assert isinstance(result.exception, MeasureError) or result.exit_code == 0, first
     # Machines differ in speed: a second run goes on until there is enough.
-    for _ in range(8):
+    for _ in range(20):
         if result.exit_code == 0:
             break
-        result = measured(tmp_path, "--minutes", 0.3, "--title", "My Box")
+        result = measured(tmp_path, "--minutes", 0.1, "--title", "My Box")
     assert result.exit_code == 0, result.output
     assert "held-out error" in result.output
     profile = load_profile(tmp_path / "box.yaml")
@@ -90,7 +90,7 @@ def test_too_little_time_keeps_what_was_measured(quick, tmp_path):
         (["--device", "x", "-o", "x.json"], "must end in .yaml"),
         (["--device", "x", "-o", "x.yaml", "--runtime", "onnx"], "did you mean"),
         (["--device", "x", "-o", "x.yaml", "--precision", "int8"], "measures in fp32"),
-        (["--device", "x", "-o", "/absent/x.yaml"], "cannot write"),
+        (["--device", "x", "-o", "absent/x.yaml"], "cannot write"),
         (["kit", "-o", "k", "--ssh", "-oProxyCommand=ls"], "--ssh takes user@host"),
     ],
 )

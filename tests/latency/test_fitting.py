@@ -74,7 +74,7 @@ def test_derivatives_are_exact(overlap):
     mixed = joined(
         [network_samples(measured_networks(6)), measured_kernels(kernel_grid((8, 24), (16,)))]
     )
-    problem = module._Problem(mixed, settings, np.full(len(FAMILIES), 8.0))
+    problem = module._Problem(mixed, settings, np.full((len(FAMILIES), 2), 8.0))
     rng = np.random.default_rng(0)
     point = np.concatenate([np.log([0.01, 300, 12]), 0.1 * rng.standard_normal(problem.size - 3)])
     _, jacobian = problem.latency(point)
@@ -117,10 +117,9 @@ def test_unknown_origin_is_as_lean_as_the_leanest():
     assert fitted.constants(other).tolist() == [fitted.constants_ms[ORIGIN]] * 2
 
 
-def test_many_kernels_are_thinned_to_the_same_ones_every_time(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_KERNELS", 20)
+def test_many_kernels_are_thinned_to_the_same_ones_every_time():
     samples = measured_kernels(noise=0.1)
-    once, twice = (module._thinned(samples) for _ in range(2))
+    once, twice = (module._thinned(samples, 20) for _ in range(2))
     assert len(once) == 20
     assert once.names == twice.names
     assert fit(samples, SETTINGS) == fit(samples, SETTINGS)

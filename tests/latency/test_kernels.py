@@ -237,3 +237,35 @@ def test_every_kernel_has_a_known_family(runtime):
 def test_unknown_runtime_is_named():
     with pytest.raises(UnknownNameError, match="did you mean 'tensorrt'"):
         fused(*CBR, runtime="tensort")
+
+
+@pytest.mark.parametrize(
+    ("row", "saving"),
+    [
+        (["conv", 8, 8, 3, 1, 1, 8, 8, 8, 8], 2.25),
+        (["conv", 8, 8, 1, 1, 1, 8, 8, 8, 8], 1),
+        (["conv", 8, 8, 5, 1, 1, 8, 8, 8, 8], 1),
+        (["conv", 8, 8, 3, 2, 1, 8, 8, 4, 4], 1),
+        (["gconv", 8, 8, 3, 1, 2, 8, 8, 8, 8], 1),
+        (["dwconv", 8, 8, 3, 1, 8, 8, 8, 8, 8], 1),
+        (["deconv", 8, 8, 3, 1, 1, 8, 8, 8, 8], 1),
+        (["fc", 8, 8, 1, 1, 1, 1, 1, 1, 1], 1),
+    ],
+)
+def test_ncnn_multiplies_less_in_dense_3x3_convolutions_that_step_by_one(row, saving):
+    (plain,), (fast,) = (from_layers([row], runtime).kernels for runtime in ("tflite", "ncnn"))
+    assert plain.macs / fast.macs == saving
+    assert plain.weights == fast.weights
+
+
+def test_only_ncnn_computes_a_swish_with_its_convolution():
+    ops = (conv(()), pointwise("swish", (0,)))
+    assert names(fused(*ops, runtime="ncnn")) == ["convolution+swish"]
+    assert len(fused(*ops, runtime="tflite")) == 2
+    assert len(fused(*ops, runtime="compile")) == 2
+
+
+def test_compile_merges_elementwise_chains_and_tflite_does_not():
+    ops = (conv(()), pointwise("silu", (0,)), pointwise("mul", (1,)))
+    assert len(fused(*ops, runtime="compile")) == 2
+    assert len(fused(*ops, runtime="tflite")) == 3

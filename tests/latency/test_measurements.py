@@ -18,7 +18,7 @@ from autoprune.latency.measurements import (
     read_tables,
     select,
 )
-from autoprune.latency.samples import Origin, shapes_of
+from autoprune.latency.samples import EXACT, Origin, shapes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("AUTOPRUNE_SHARED", ROOT.parent / "shared")) / "device_data"
@@ -215,7 +215,7 @@ def test_matrix_products_are_linears_with_rows_for_positions(tmp_path):
     shapes = kernel_shapes(tables.kernels)
     np.testing.assert_array_equal(shapes.values[0], shapes.values[1])
     assert [FAMILIES[i] for i in shapes.family] == ["linear", "linear", "matmul"]
-    macs, _ = shapes.work(np.ones(len(FAMILIES)), 2)
+    macs, _ = shapes.work(EXACT, 2)
     assert macs.tolist() == [197 * 768 * 192, 197 * 768 * 192, 2 * 3 * 197 * 197 * 64]
 
 

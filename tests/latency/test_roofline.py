@@ -164,7 +164,7 @@ def test_channels_are_padded_to_the_alignment():
 def test_batch_scales_activations_but_not_weights():
     kernels = [fuse(op_table(batch), "tensorrt") for batch in (1, 64)]
     work = [
-        KernelWork(table, alignment=[1] * len(table.kernels), bytes_per_element=2)
+        KernelWork(table, paddings=[(1, 1)] * len(table.kernels), bytes_per_element=2)
         for table in kernels
     ]
     np.testing.assert_allclose(work[1].macs, 64 * work[0].macs)

@@ -14,9 +14,9 @@ def test_work_is_that_of_the_predictor():
     rows = [*random_layers(rng), *random_layers(rng), ["gconv", 40, 40, 3, 1, 4, 7, 7, 7, 7]]
     table = from_layers(rows, "tensorrt")
     shapes = shapes_of(table)
-    work = KernelWork(table, alignment=[8] * len(table.kernels), bytes_per_element=2)
+    work = KernelWork(table, paddings=[(8, 8)] * len(table.kernels), bytes_per_element=2)
     cin, cout, product = (part[:, 0] for part in work.channels(np.zeros((1, 0), int)))
-    macs, moved = shapes.work(np.full(len(FAMILIES), 8.0), 2)
+    macs, moved = shapes.work(np.full((len(FAMILIES), 2), 8.0), 2)
     np.testing.assert_allclose(macs, work.macs * product, rtol=1e-6)
     expected = work.reads * cin + work.writes * cout + work.weights * product
     np.testing.assert_allclose(moved, expected, rtol=1e-6)

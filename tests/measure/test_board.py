@@ -53,7 +53,14 @@ def test_short_items_make_several_passes():
         return [0.1] * passes
 
     interleaved({"a": timer}, constant(5.0), ROUNDS)
-    assert seen == [1, *[10] * 5]
+    assert seen == [1, *[11] * 5]  # the first of a visit is not counted
+
+
+def test_first_pass_of_a_visit_does_not_count():
+    def timer(passes):
+        return [9.0, *[2.0] * (passes - 1)]
+
+    assert interleaved({"a": timer}, timer, ROUNDS).items["a"].latency_ms == 2.0
 
 
 def test_rounds_with_a_slow_reference_do_not_count_and_are_repeated():
