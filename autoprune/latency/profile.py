@@ -193,11 +193,13 @@ class LearnedParameters(_Limits):
 
     Attributes:
         kind: Selects the predictor.
+        features: Version of what the trees see of a kernel.
         processors: Multiprocessors of the device, which the trees know.
         models: Trees by kernel family.
     """
 
     kind: Literal["learned"]
+    features: Literal[1] = 1
     processors: PositiveInt = 1
     models: dict[str, LearnedModel]
 

@@ -117,11 +117,11 @@ def test_measurements_of_another_way_are_not_mixed(source, tmp_path):
         Folder(tmp_path, {**WHO, "threads": 2})
 
 
-def test_machine_that_changes_its_speed_shows_as_noise(source, tmp_path):
-    even = FormulaBackend()
-    quiet = run(even, laps(source, 1), Folder(tmp_path / "a", WHO))[-1].noise
-    # Every other stretch of about a round everything takes half as long again.
-    stretch = even.passes // 5
-    slow = {i: 1.5 for i in range(10**5) if (i // stretch) % 2}
-    noisy = run(FormulaBackend(slow=slow), laps(source, 1), Folder(tmp_path / "b", WHO))[-1].noise
-    assert quiet < 0.05 < noisy
+def test_noise_is_the_spread_of_the_reference(source, tmp_path):
+    folder = Folder(tmp_path, WHO)
+    # Half a per cent of noise; the reference is the slower of two medians.
+    assert 0 < run(FormulaBackend(), laps(source, 1), folder)[-1].noise < 0.05
+    folder.keep_noise([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+    first, second = folder.noises()
+    assert first["rounds"] >= 5
+    assert second == {"reference_spread": pytest.approx(1 / 1.5), "rounds": 6}
