@@ -13,7 +13,7 @@ demo: $(STAMP)
 
 ## Everything continuous integration checks.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules -m '' -n auto --maxprocesses 4 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -68,7 +68,7 @@ def write_result(name: str, frame: pd.DataFrame, *, command: str, packages: list
         "",
         f"{machine()}; Python {platform.python_version()}, {versions}",
         "",
-        _markdown(frame),
+        markdown(frame),
         "",
     ]
     RESULTS.mkdir(exist_ok=True)
@@ -78,7 +78,8 @@ def write_result(name: str, frame: pd.DataFrame, *, command: str, packages: list
     return path
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def markdown(frame: pd.DataFrame) -> str:
+    """Return a table for a Markdown page."""
     header = "| " + " | ".join(frame.columns) + " |"
     rule = "|" + "---|" * len(frame.columns)
     rows = ["| " + " | ".join(str(value) for value in row) + " |" for row in frame.to_numpy()]

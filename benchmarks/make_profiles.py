@@ -28,7 +28,7 @@ import torch
 from autoprune.cli.devices import markdown
 from autoprune.latency.calibrate import Target, calibrate
 from autoprune.latency.layers import rows_from_ops
-from autoprune.latency.measurements import Names, Selection, read_tables, select
+from autoprune.latency.measurements import Names, Selected, Selection, read_tables, select
 from autoprune.latency.profile import (
     DeviceProfile,
     load_profile,
@@ -41,7 +41,7 @@ from autoprune.network.trace import trace
 #: A profile with a larger held-out error (mean, relative) is not shipped.
 MOST_ERROR = 0.30
 #: Characters of one profile's trees that are committed, at most.
-MOST_TEXT = 300_000
+MOST_TEXT = 700_000
 
 PROFILES = Path(__file__).resolve().parents[1] / "hardware_profiles"
 PAGE = PROFILES.parent / "docs" / "devices.md"
@@ -69,6 +69,7 @@ class Spec:
         capabilities: What else the device can do.
         aliases: Other names.
         note: What a reader of the profile should know.
+        processors: Multiprocessors of a GPU, for kind ``learned``.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Spec:
     capabilities: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     note: str = ""
+    processors: int = 1
 
 
 # --- what the tables hold -----------------------------------------------------------------------
@@ -484,6 +486,7 @@ def _others() -> Iterator[tuple[str, Spec]]:
                 alignment=None,
                 kind="learned",
                 capabilities=capabilities,
+                processors=80,
             ),
         )
 
@@ -492,14 +495,14 @@ def _pytorch_gpus() -> Iterator[tuple[str, Spec]]:
     both = "3x3 convolutions that step by one, and linears."
     linears = "Linears alone: for transformers."
     gpus = (
-        ("p4", "NVIDIA P4", "p4", both),
-        ("p100", "NVIDIA P100 PCIe 16 GB", "p100-pcie-16gb", both),
-        ("v100", "NVIDIA V100 PCIe 32 GB", "v100-pcie-32gb", both),
-        ("a100", "NVIDIA A100 PCIe 80 GB", "a100_80gb_pcie", both),
-        ("l4", "NVIDIA L4", "l4", linears),
-        ("h100", "NVIDIA H100 SXM 80 GB", "h100_80gb_hbm3", linears),
+        ("p4", "NVIDIA P4", "p4", both, 20),
+        ("p100", "NVIDIA P100 PCIe 16 GB", "p100-pcie-16gb", both, 56),
+        ("v100", "NVIDIA V100 PCIe 32 GB", "v100-pcie-32gb", both, 80),
+        ("a100", "NVIDIA A100 PCIe 80 GB", "a100_80gb_pcie", both, 108),
+        ("l4", "NVIDIA L4", "l4", linears, 58),
+        ("h100", "NVIDIA H100 SXM 80 GB", "h100_80gb_hbm3", linears, 132),
     )
-    for name, title, device, note in gpus:
+    for name, title, device, note, processors in gpus:
         yield (
             f"{name}_eager_fp32",
             Spec(
@@ -512,15 +515,16 @@ def _pytorch_gpus() -> Iterator[tuple[str, Spec]]:
                 alignment=None,
                 kind="learned",
                 note=note,
+                processors=processors,
             ),
         )
     names = (
-        ("a100", "NVIDIA A100 SXM", "a100_sxm"),
-        ("l40s", "NVIDIA L40S", "l40s"),
-        ("h100", "NVIDIA H100 SXM", "h100_sxm"),
-        ("h200", "NVIDIA H200 SXM", "h200_sxm"),
+        ("a100", "NVIDIA A100 SXM", "a100_sxm", 108),
+        ("l40s", "NVIDIA L40S", "l40s", 142),
+        ("h100", "NVIDIA H100 SXM", "h100_sxm", 132),
+        ("h200", "NVIDIA H200 SXM", "h200_sxm", 132),
     )
-    for name, title, device in names:
+    for name, title, device, processors in names:
         for precision in ("bf16",) if name == "a100" else ("bf16", "fp8"):
             yield (
                 f"{name}_gemm_{precision}",
@@ -535,6 +539,7 @@ def _pytorch_gpus() -> Iterator[tuple[str, Spec]]:
                     kind="learned",
                     capabilities=_SPARSE,
                     note="Matrix products alone: for transformers.",
+                    processors=processors,
                 ),
             )
 
@@ -617,6 +622,12 @@ def _matching(patterns: Any, present: pd.Series) -> tuple[str, ...]:
 
 def make(name: str, work: Path) -> DeviceProfile:
     """Return the profile ``name``, fitted now."""
+    selected, target = chosen(name, work)
+    return calibrate(selected, target, date=datetime.datetime.now(datetime.UTC).date())
+
+
+def chosen(name: str, work: Path) -> tuple[Selected, Target]:
+    """Return the measurements that the profile ``name`` is fitted on, and what it states."""
     spec = SPECS[name]
     tables, layers, names, frame = _tables(spec.source, work)
     devices = _matching(spec.devices, frame["device"])
@@ -644,8 +655,9 @@ def make(name: str, work: Path) -> DeviceProfile:
         kind=spec.kind,
         capabilities=spec.capabilities,
         aliases=spec.aliases,
+        processors=spec.processors,
     )
-    return calibrate(selected, target, date=datetime.datetime.now(datetime.UTC).date())
+    return selected, target
 
 
 def main() -> int:

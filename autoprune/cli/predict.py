@@ -226,7 +226,7 @@ def _kernels(ops: OpTable, profile: DeviceProfile) -> list[dict[str, Any]]:
     table = fuse(ops, profile.runtime)
     limits = [rooflines(profile)[family] for family in FAMILIES]
     shapes = shapes_of(table)
-    padding = np.array([float(limit.alignment) for limit in limits])
+    padding = np.array([limit.paddings for limit in limits], float)
     computed, moved = shapes.work(padding, profile.bytes_per_element)
     # A runtime may compute fewer (Winograd); what is shown are the network's own.
     macs = iter(_macs_per_op(ops))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from autoprune.errors import ProfileError
 from autoprune.latency.fitting import Fit
 from autoprune.latency.kernels import FAMILIES
 from autoprune.latency.samples import Samples, Shapes
@@ -113,26 +114,40 @@ class LearnedCorrection:
         Args:
             models: Model by kernel family.
             processors: Multiprocessors of the device the models were trained with.
+
+        Raises:
+            ProfileError: A text is none of LightGBM's.
         """
         # Importing LightGBM takes a second, which a bare roofline need not wait for.
         import lightgbm as lgb
 
         self.models, self.processors = dict(models), processors
-        self._trees = {
-            FAMILIES.index(family): (lgb.Booster(model_str=model.text), model.hull)
-            for family, model in models.items()
-        }
+        try:
+            self._trees = {
+                FAMILIES.index(family): (lgb.Booster(model_str=model.text), model.hull)
+                for family, model in models.items()
+            }
+        except lgb.basic.LightGBMError as error:
+            raise ProfileError(f"unreadable trees ({error}); calibrate again") from None
 
     def log_factor(self, shapes: Shapes) -> Float[np.ndarray, " kernels"]:
-        """Return the logarithm of measured over roofline latency, per kernel."""
+        """Return the logarithm of measured over roofline latency, per kernel.
+
+        Raises:
+            ProfileError: The models were trained on other features.
+        """
         factor = np.zeros(len(shapes))
         for family, (booster, hull) in self._trees.items():
             rows = np.flatnonzero(shapes.family == family)
             rows = rows[hull.contains(dimensions(shapes.take(rows)))]
             if len(rows):
-                factor[rows] = np.asarray(
-                    booster.predict(features(shapes.take(rows), self.processors))
-                )
+                seen = features(shapes.take(rows), self.processors)
+                if booster.feature_name() != list(seen):
+                    raise ProfileError(
+                        f"the {FAMILIES[family]} trees were trained on other features, by another "
+                        "version of autoprune; calibrate again"
+                    )
+                factor[rows] = np.asarray(booster.predict(np.column_stack([*seen.values()])))
         return factor
 
 
@@ -151,8 +166,8 @@ def dimensions(shapes: Shapes) -> dict[str, Float[np.ndarray, " kernels"]]:
     }
 
 
-def features(shapes: Shapes, processors: int = 1) -> Float[np.ndarray, "kernels features"]:
-    """Return what the models see of kernels.
+def features(shapes: Shapes, processors: int = 1) -> Mapping[str, Float[np.ndarray, " kernels"]]:
+    """Return what the models see of kernels, by name.
 
     Args:
         shapes: The kernels.
@@ -161,28 +176,24 @@ def features(shapes: Shapes, processors: int = 1) -> Float[np.ndarray, "kernels 
     dims = dimensions(shapes)
     rows = dims["outputs"] * dims["batch"]
     depth = dims["cin"] / dims["groups"] * dims["taps"]
-    moved = np.maximum(dims["bytes"], 1.0)
-    columns = [np.log2(dims[name]) for name in ("cin", "cout", "groups", "inputs", "outputs")]
-    columns += [dims[name] for name in ("taps", "stride", "tensors")]
-    columns += [
-        np.log2(part)
-        for part in (
-            *(dims["batch"], rows, depth, moved, np.maximum(dims["macs"], 1.0)),
-            *(np.maximum(dims["macs"], 1.0) / moved, rows * dims["cout"], depth * dims["cout"]),
-            *(shapes["reads"] * shapes["cin"], dims["cin"] / dims["cout"]),
-        )
-    ]
-    columns += [dims[side] % m for side in ("cin", "cout") for m in _REMAINDERS]
+    moved, macs = np.maximum(dims["bytes"], 1.0), np.maximum(dims["macs"], 1.0)
+    sizes = {name: dims[name] for name in ("cin", "cout", "groups", "inputs", "outputs", "batch")}
+    sizes |= {"rows": rows, "depth": depth, "bytes": moved, "macs": macs}
+    sizes |= {"intensity": macs / moved, "rows_cout": rows * dims["cout"]}
+    sizes |= {"depth_cout": depth * dims["cout"], "read": shapes["reads"] * shapes["cin"]}
+    sizes |= {"cin_per_cout": dims["cin"] / dims["cout"]}
+    wasted: dict[str, Float[np.ndarray, " kernels"]] = {}
     for height, width in _TILES:
+        tile = f"{height}x{width}"
         tiles = np.ceil(rows / height) * np.ceil(dims["cout"] / width)
         waves = np.ceil(tiles / processors)
-        columns += [
-            np.log2(tiles),
-            np.log2(waves),
-            np.log2(waves * processors / tiles),
-            np.log2(tiles * height * width / (rows * dims["cout"])),
-        ]
-    return np.column_stack(columns)
+        wasted |= {f"tiles_{tile}": tiles, f"waves_{tile}": waves}
+        wasted |= {f"idle_{tile}": waves * processors / tiles}
+        wasted |= {f"padding_{tile}": tiles * height * width / (rows * dims["cout"])}
+    logarithms = {name: np.log2(values) for name, values in (sizes | wasted).items()}
+    plain = {name: dims[name] for name in ("taps", "stride", "tensors")}
+    remainders = {f"{c}_mod_{m}": dims[c] % m for c in ("cin", "cout") for m in _REMAINDERS}
+    return logarithms | plain | remainders
 
 
 def train(samples: Samples, fitted: Fit, training: Training | None = None) -> dict[str, Model]:
@@ -259,9 +270,15 @@ class _Boosting:
         self.boosters: dict[str, tuple[lgb.Booster, np.ndarray]] = {}
         for index, family in enumerate(FAMILIES):
             rows = np.flatnonzero(samples.shapes.family == index)
-            seen = features(samples.shapes.take(rows), fitted.settings.processors)
+            named = features(samples.shapes.take(rows), fitted.settings.processors)
+            seen = np.column_stack([*named.values()])
             if len(rows) >= 2 * training.least_rows and np.ptp(seen, axis=0).any():
-                data = lgb.Dataset(seen, np.zeros(len(rows)), params={"verbose": -1})
+                data = lgb.Dataset(
+                    seen,
+                    np.zeros(len(rows)),
+                    feature_name=list(named),
+                    params={"verbose": -1},
+                )
                 self.boosters[family] = lgb.Booster(parameters, data), rows
 
     def step(self) -> None:

@@ -52,7 +52,7 @@ def best_multiple(times: Mapping[int, float]) -> int:
     103 are not. Where no multiple has widths that are mostly worth it, time does not depend on
     channels in this range, and 1 is returned.
 
-    >>> best_multiple({c: 1 + (-(-c // 8) * 8) ** 2 for c in WIDTHS})
+    >>> best_multiple({c: 1.0 + (-(-c // 8) * 8) ** 2 for c in WIDTHS})
     8
 
     Args:

@@ -12,8 +12,15 @@ import pandas as pd
 from jaxtyping import Float
 
 from autoprune.errors import MeasureError
-from autoprune.latency.calibrate import Target, calibrate
-from autoprune.latency.heldout import flops_only, held_out_error, short
+from autoprune.latency.calibrate import Target, calibrate, settings_of
+from autoprune.latency.heldout import (
+    choose_kind,
+    fit_kind,
+    flops_only,
+    held_out,
+    held_out_error,
+    short,
+)
 from autoprune.latency.kernels import from_layers
 from autoprune.latency.layers import ops_from_rows, read_layers
 from autoprune.latency.measurements import (
@@ -31,6 +38,8 @@ from autoprune.measure.subjects import CHECK_EVERY
 
 #: Fewer networks say little about an error.
 MINIMUM_CHECKED = 4
+#: Folds in which networks alone and networks with kernels are compared.
+_FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +60,9 @@ def outcome(
 ) -> Outcome:
     """Return the profile that a folder's measurements give.
 
-    It is fitted on the networks for the fit, alone and together with the single kernels; whichever
-    predicts networks left out of the fit better is taken. Then the networks for the check, which
-    no fit and no choice has seen, are predicted.
+    It is fitted on the networks for the fit, alone or together with the single kernels; whichever
+    predicts networks left out of the fit better is taken, and so is the kind of predictor. Then the
+    networks for the check, which no fit and no choice has seen, are predicted.
 
     Args:
         folder: Measurements of one device and runtime.
@@ -75,24 +84,38 @@ def outcome(
         target.precision,
         target.batch,
     )
-    profiles = {}
-    for evidence, kernels in (("networks", tables.kernels[:0]), ("both", tables.kernels)):
-        if evidence == "both" and kernels.empty:
-            continue
-        part = dataclasses.replace(tables, networks=fitted, kernels=kernels)
-        selected = select(part, layers, selection)
-        profiles[evidence] = calibrate(selected, target, date=date), selected
-    errors = {name: profile.provenance.held_out.mape for name, (profile, _) in profiles.items()}
+    evidence = {
+        name: select(
+            dataclasses.replace(tables, networks=fitted, kernels=kernels), layers, selection
+        )
+        for name, kernels in (("networks alone", tables.kernels[:0]), ("both", tables.kernels))
+        if name == "networks alone" or len(kernels)
+    }
+    errors = {name: _cross_validated(chosen, target) for name, chosen in evidence.items()}
     best = min(errors, key=lambda name: errors[name])
-    profile, selected = profiles[best]
-    remark = f"Fitted on {'networks alone' if best == 'networks' else 'networks and kernels'}"
-    others = [f"{name} {100 * error:.1f} %" for name, error in errors.items()]
+    selected = evidence[best]
+    if target.kind == "auto":
+        samples = selected.samples
+        kind = choose_kind(samples, settings_of(target), samples.groups)
+        target = dataclasses.replace(target, kind=kind)
+    profile = calibrate(selected, target, date=date)
+    others = ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items())
+    remark = f"Fitted on {best}; a roofline's cross-validated error on networks: {others}."
     judged = _judged(profile, selected, checked, layers)
     provenance = judged.provenance.model_copy(
         update={"left_out": {**judged.provenance.left_out, **failed}}
     )
     judged = judged.model_copy(update={"provenance": provenance})
-    return Outcome(judged, (f"{remark} (cross-validated error: {', '.join(others)}).",))
+    return Outcome(judged, (remark,))
+
+
+def _cross_validated(selected: Selected, target: Target) -> float:
+    """Return the mean error of a roofline on networks that it was not fitted on."""
+    samples, settings = selected.samples, settings_of(target)
+    predicted = held_out(
+        samples, samples.groups, lambda part: fit_kind("roofline", part, settings), folds=_FOLDS
+    )
+    return float(np.mean(np.abs(predicted / samples.latency_ms - 1)[samples.whole]))
 
 
 def _parted(networks: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

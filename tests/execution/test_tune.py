@@ -51,6 +51,7 @@ def test_one_worker_gives_what_inline_gives(tune, tmp_path, capfd):
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_dead_worker_is_a_failed_trial_and_the_others_go_on(tune, tmp_path):
     problem = analytic_problem(budget_ms=3.0)
     reference = driver_for(problem, trials=3)

@@ -4,6 +4,7 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 
+from autoprune.errors import ProfileError
 from autoprune.latency.fitting import Settings, fit, predict
 from autoprune.latency.heldout import Corrected, held_out, splits
 from autoprune.latency.kernels import FAMILIES
@@ -164,6 +165,20 @@ def test_model_is_its_text(learned):
     again = LearnedCorrection({"conv": Model(model.text, model.hull)})
     rows = kernel_grid()
     assert again.log_factor(rows).tolist() == correction.log_factor(rows).tolist()
+
+
+def test_trees_of_another_version_are_refused(learned):
+    _, correction = learned
+    model = correction.models["conv"]
+    other = LearnedCorrection({"conv": Model(model.text.replace("depth_cout", "d"), model.hull)})
+    with pytest.raises(ProfileError, match=r"conv trees.*calibrate again"):
+        other.log_factor(kernel_grid())
+
+
+def test_text_that_is_no_model_is_refused(learned):
+    _, correction = learned
+    with pytest.raises(ProfileError, match="unreadable trees"):
+        LearnedCorrection({"conv": Model("trees", correction.models["conv"].hull)})
 
 
 def test_compact_text_predicts_what_the_whole_text_does():

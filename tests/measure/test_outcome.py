@@ -82,7 +82,8 @@ def test_error_is_that_on_networks_that_were_not_fitted(found, measured):
 
 def test_profile_says_where_it_is_from(found, tmp_path):
     (remark,) = found.remarks
-    assert "networks" in remark
+    assert remark.startswith("Fitted on ")
+    assert "networks alone" in remark
     assert "both" in remark
     assert found.profile.provenance.left_out == {"odd": "cannot run"}
     save_profile(found.profile, tmp_path / "d.yaml")

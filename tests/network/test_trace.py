@@ -49,6 +49,8 @@ FAMILIES = {
     "shufflenet_v2_x1_0": 64,
     "convnext_tiny": 64,
 }
+#: Large ones; every operator of theirs is in others too.
+SLOW = ("vgg11", "vgg11_bn", "efficientnet_v2_s", "wide_resnet50_2", "inception_v3")
 #: The operators of fvcore that multiply and accumulate; its other counts are estimates.
 MAC_OPERATORS = {"conv", "linear", "addmm", "mm", "bmm", "matmul", "einsum"}
 
@@ -73,7 +75,9 @@ def _random_candidate(
     return PruningPlan(kept, dropped), widths.astype(np.int64), keep
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FAMILIES]
+)
 def test_torchvision_family_is_traced_cut_and_counted(name: str) -> None:
     torch.manual_seed(0)
     size = FAMILIES[name]

@@ -131,7 +131,7 @@ def test_replay_on_a_fresh_architecture_gives_the_same_shapes(network: Network) 
     [
         (PruningPlan({"nobody": (0,)}), "group 'nobody'"),
         (PruningPlan({}, ("nobody",)), "block 'nobody'"),
-        (PruningPlan({"block.body": ()}), "at least one"),
+        (PruningPlan({"block.body": ()}), "at least 1"),
         (PruningPlan({"block.body": (0, 6)}), "below 6"),
         (PruningPlan({"block.body": (2, 1)}), "sorted"),
     ],
