@@ -86,9 +86,22 @@ def _evaluating(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: make().eval()
 
 
+#: Models that take images of any size, and whose own would cost half a minute a pass.
+_SIDES = {
+    "gemma4_vit": 224,
+    "deepseek_vit": 224,
+    "qwen3_vit": 224,
+    "mobilenetv5": 256,
+    "sam2_hiera": 256,
+}
+
+
 def _image_for(model: nn.Module) -> Tensor:
-    size = (getattr(model, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
-    return images(*size)
+    about = getattr(model, "default_cfg", None) or {}
+    channels, height, width = about.get("input_size", (3, 224, 224))
+    name = str(about.get("architecture", ""))
+    side = next((side for start, side in _SIDES.items() if name.startswith(start)), None)
+    return images(channels, side or height, side or width)
 
 
 def _given(make: Callable[[], Inputs], model: nn.Module) -> Tensor | Inputs:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 #: Columns of the list, in a file as on a screen.
 _WIDTH = 100
 _LEGEND = (
-    "count: networks measured, or kernels (k); error: mean over them, each predicted without it\n"
-    "(a network) or without its number of output channels (a kernel); docs/formats.md has the\n"
-    "rule behind the quality. `autoprune devices NAME` shows one profile, --json everything."
+    "error: mean over what was measured, each network predicted without it, each kernel without\n"
+    "its number of output channels; docs/formats.md has the rule behind the quality.\n"
+    "`autoprune devices NAME` shows one profile, --json everything."
 )
 
 
@@ -102,7 +102,7 @@ def _list(console: Console, profiles: list[DeviceProfile]) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
     for title in ("name", "runtime", "kind"):
         table.add_column(title, no_wrap=True)
-    for title in ("count", "error", "in 10 %", "rank"):
+    for title in ("measured", "error", "in 10 %", "rank"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("quality", no_wrap=True)
     for profile in profiles:
@@ -112,7 +112,7 @@ def _list(console: Console, profiles: list[DeviceProfile]) -> None:
             escape(profile.name),
             f"{profile.runtime} {profile.precision}",
             profile.predictor.kind,
-            f"{provenance.sample_count}{'k' if provenance.samples == 'kernels' else ''}",
+            f"{provenance.sample_count} {provenance.samples}",
             f"{profile.error_text}",
             f"{100 * error.within_10:.0f} %",
             f"{error.spearman:.2f}",

@@ -277,7 +277,8 @@ class _Boosting:
                     seen,
                     np.zeros(len(rows)),
                     feature_name=list(named),
-                    params={"verbose": -1},
+                    # LightGBM refuses to grow a tree on data of which its filter leaves nothing.
+                    params={"verbose": -1, "feature_pre_filter": False, "min_data_in_bin": 1},
                 )
                 self.boosters[family] = lgb.Booster(parameters, data), rows
 
