@@ -133,7 +133,8 @@ _TORCHVISION: Mapping[str, _Table] = {
         "fasterrcnn_mobilenet_v3_large_320_fpn": ((3, 128, 128), _SMALL_BOXES),
         "maskrcnn_resnet50_fpn": ((3, 128, 128), _SMALL_BOXES),
         "keypointrcnn_resnet50_fpn": ((3, 128, 128), _SMALL_BOXES),
-        "fcos_resnet50_fpn": ((3, 128, 128), _SMALL_BOXES),
+        # Its group normalisation of one channel a group needs more than one position.
+        "fcos_resnet50_fpn": ((3, 256, 256), {"min_size": 256, "max_size": 320}),
         "retinanet_resnet50_fpn": ((3, 128, 128), _SMALL_BOXES),
         "ssd300_vgg16": ((3, 300, 300), {}),
         "ssdlite320_mobilenet_v3_large": ((3, 320, 320), {}),

@@ -16,12 +16,13 @@ from autoprune.latency.profile import (
     TableParameters,
 )
 from autoprune.latency.roofline import Correction, Predictor, Roofline, RooflinePredictor
-from autoprune.latency.samples import shapes_of
+from autoprune.latency.samples import EXACT, shapes_of
 from autoprune.network.ops import OpTable
 
 #: Families that a network may have without having been measured as single kernels: they take
-#: little of its time.
+#: little of its time. Others may have so much of its multiply-accumulates, as a classifier's head.
 _MINOR = ("pool", "pointwise", "copy")
+_MINOR_SHARE = 0.1
 
 
 def predictor_for(ops: OpTable, profile: DeviceProfile) -> Predictor:
@@ -98,7 +99,13 @@ def correction_of(profile: DeviceProfile) -> Correction | None:
 def _refuse(table: KernelTable, unmeasured: list[str], profile: DeviceProfile) -> None:
     """Raise where a profile of single kernels knows nothing of what the network mostly does."""
     unknown = [family for family in unmeasured if family not in _MINOR]
-    if profile.provenance.samples == "kernels" and unknown:
+    if profile.provenance.samples != "kernels" or not unknown:
+        return
+    macs, _ = shapes_of(table).work(EXACT, 1)
+    theirs = sum(
+        count for kernel, count in zip(table.kernels, macs, strict=True) if kernel.family in unknown
+    )
+    if theirs > _MINOR_SHARE * macs.sum():
         examples = {k.family: k.path or k.name for k in table.kernels if k.family in unknown}
         shown = ", ".join(f"{family} ({examples[family]})" for family in unknown)
         raise ProfileError(

@@ -17,7 +17,8 @@ from autoprune.testing.profiles import made_up_profile
 
 NOTHING = np.zeros((1, 0), int), np.zeros((1, 0), bool)
 CONVS = [["conv", 16, 16, 3, 1, 1, 14, 14, 14, 14]] * 3
-MIXED = [*CONVS, ["gconv", 16, 16, 3, 1, 4, 14, 14, 14, 14], ["fc", 16, 8, 1, 1, 1, 1, 1, 1, 1]]
+HEAD = ["fc", 16, 8, 1, 1, 1, 1, 1, 1, 1]
+MIXED = [*CONVS, ["gconv", 16, 16, 3, 1, 2, 14, 14, 14, 14], HEAD]
 
 
 def wobble(shapes):
@@ -57,6 +58,14 @@ def test_profile_of_kernels_refuses_what_it_has_not_seen(profile):
     assert "fitted on conv kernels alone" in message
     assert "gconv (net.3), linear (net.4)" in message
     assert "autoprune devices" in message
+
+
+def test_what_computes_little_is_taken_from_other_families(profile):
+    pool = ["globalpool", 16, 16, 14, 1, 1, 14, 14, 1, 1]
+    predictor = predictor_for(ops_from_rows([*CONVS, pool, HEAD]), profile)
+    without = predictor_for(ops_from_rows([*CONVS, pool]), profile).predict(*NOTHING)
+    assert predictor.predict(*NOTHING) > without
+    assert any("has pool, linear kernels" in note for note in predictor.notes)
 
 
 def test_profile_of_kernels_says_so(profile):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import yaml
@@ -88,7 +90,7 @@ def test_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["jetson_nan", "../hardware_profiles/jetson_nano", ""])
 def test_unknown_name_is_no_path(name):
-    with pytest.raises(UnknownNameError, match="Known: a100"):
+    with pytest.raises(UnknownNameError, match=r"Known: \w+, "):
         load_profile(name)
 
 
@@ -236,13 +238,15 @@ def test_shipped_profile_is_honest_and_sensible(name):
     none = np.zeros((1, 0), int), np.zeros((1, 0), bool)
     sizes = (8, 32, 64, 128, 256, 512)
     times = [predictor_for(stack(size), profile).predict(*none)[0] for size in sizes]
-    assert times == sorted(times)
+    # What boosted trees add is no smoother than the error that they state.
+    rough = 0.0 if profile.predictor.kind == "roofline" else 2 * provenance.held_out.mape
+    assert all(after >= before * (1 - rough) for before, after in itertools.pairwise(times))
     assert times[-1] > 1.2 * times[0]
     # A runtime with fast algorithms for 3x3 convolutions computes fewer than the network has.
     shapes = shapes_of(fuse(stack(512), profile.runtime))
     computed = shapes.work(EXACT, 1)[0].sum()
     fastest_gmacs_per_s = computed * 1e-6 / times[-1]
-    assert fastest_gmacs_per_s < profile.predictor.families.conv.peak_gmacs_per_s
+    assert fastest_gmacs_per_s * (1 - rough) < profile.predictor.families.conv.peak_gmacs_per_s
 
 
 def test_faster_boards_are_faster():
