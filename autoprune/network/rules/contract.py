@@ -44,12 +44,19 @@ def _contract(call: Call, left: Tensor, right: Tensor) -> Planes:
     passed_right = [summed_out(call.coupling, p, inner_right) for p in call.planes_of(right)]
     batch = tuple(left.shape[:-2])
     shapes = [(*batch, left.shape[-2], 1), (*batch, 1, right.shape[-1])]
-    return meet(
-        call.coupling,
-        shapes,
-        [merge([passed_left]), merge([passed_right])],
-        f"batched against a fixed tensor in {call.name}",
+    rows, columns = merge([passed_left]), merge([passed_right])
+    met = meet(
+        call.coupling, shapes, [rows, columns], f"batched against a fixed tensor in {call.name}"
     )
+    # Attention between channels: rows and columns both say which, for every head.
+    both = [p for p in columns if _inside(p) and any(_inside(row) for row in rows)]
+    return (*met, *(p for p in both if not any(p is kept for kept in met)))
+
+
+def _inside(plane: Tensor) -> bool:
+    """Return whether labels vary along a batch dimension and within its matrices as well."""
+    dims = varying(plane)
+    return min(dims) < plane.ndim - 2 <= max(dims)
 
 
 def couple_inner(coupling: Coupling, left: list[Tensor], right: list[Tensor]) -> None:
