@@ -69,7 +69,17 @@ def search(
         str | None, typer.Option(metavar="NAME", help="Search strategy. \\[default: tpe]")
     ] = None,
     criterion: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Importance criterion. \\[default: l2]")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Importance criterion, see docs/criteria.md. \\[default: l2]"
+        ),
+    ] = None,
+    realise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="slice|statistics|merge|reconstruct",
+            help="Repair of a pruned network without training. \\[default: statistics]",
+        ),
     ] = None,
     space: Annotated[
         str | None,
@@ -125,6 +135,7 @@ def search(
         "time_limit": time_limit,
         "sampler": sampler,
         "criterion": criterion,
+        "realise": realise,
         "space": space,
         "search_samples": search_samples,
         "calibration_samples": calibration_samples,

@@ -1,8 +1,8 @@
-"""What the criteria that look at weights alone have in common."""
+"""The magnitude of weights: a criterion of its own, and what others fall back on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +10,12 @@ from jaxtyping import Float
 
 from autoprune.network.groups import ChannelGroup
 from autoprune.network.network import Network
-from autoprune.pruning.aggregate import checked_normaliser, magnitude, named_parameters
+from autoprune.pruning.aggregate import (
+    checked_normaliser,
+    checked_reducer,
+    magnitude,
+    named_parameters,
+)
 from autoprune.pruning.criterion import Batches, Criterion, Family, Needs
 
 
@@ -28,13 +33,15 @@ class Magnitude(Criterion):
     family: ClassVar[Family] = "weight-dependent"
     power: ClassVar[int] = 2
 
-    def __init__(self, *, normaliser: str = "mean") -> None:
+    def __init__(self, *, normaliser: str = "mean", reduce: str = "mean") -> None:
         """Store parameters.
 
         Args:
-            normaliser: What each site is divided by, a name in ``aggregate.NORMALISERS``.
+            normaliser: How the scores of each site are scaled, a name in ``aggregate.NORMALISERS``.
+            reduce: How sites become one, a name in ``aggregate.REDUCERS``.
         """
         self.normaliser = checked_normaliser(normaliser)
+        self.reduce = checked_reducer(reduce)
 
     def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
         return self.magnitudes(network, network.groups)
@@ -45,6 +52,38 @@ class Magnitude(Criterion):
         """Return the magnitude of every unit of ``groups``, by group name."""
         parameters = named_parameters(network.model)
         return {
-            group.name: magnitude(group, parameters, power=self.power, normaliser=self.normaliser)
+            group.name: magnitude(
+                group,
+                parameters,
+                power=self.power,
+                normaliser=self.normaliser,
+                reduce=self.reduce,
+            )
             for group in groups
         }
+
+
+def or_magnitude(
+    network: Network,
+    found: Mapping[str, Float[np.ndarray, " units"] | str],
+    *,
+    normaliser: str = "mean",
+    reduce: str = "mean",
+) -> tuple[dict[str, Float[np.ndarray, " units"]], dict[str, str]]:
+    """Return scores with the L2 magnitude wherever a reason stands for them, and the notes on it.
+
+    Args:
+        network: Whose groups are scored.
+        found: For each group by name its scores, or why a formula does not apply to it.
+        normaliser: Of the magnitude's sites, a name in ``aggregate.NORMALISERS``.
+        reduce: Likewise, a name in ``aggregate.REDUCERS``.
+    """
+    parameters = named_parameters(network.model)
+    scores, notes = {}, {}
+    for group in network.groups:
+        score = found[group.name]
+        if isinstance(score, str):
+            notes[group.name] = f"{score}; scored by L2 magnitude"
+            score = magnitude(group, parameters, power=2, normaliser=normaliser, reduce=reduce)
+        scores[group.name] = score
+    return scores, notes

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -70,6 +71,77 @@ class TinyNetwork:
             )
             for size in sizes
         ]
+
+    def heard(
+        self, group: ChannelGroup, batches: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[HeardInput]:
+        """Return what every weight that reads ``group`` gets, as forward hooks see it."""
+        found = []
+        for member in group.members:
+            if member.dim != 1:  # in these networks all weights that read do so by dimension 1
+                continue
+            module = self.model.get_submodule(member.path.rpartition(".")[0])
+            inputs: list[Tensor] = []
+            hook = module.register_forward_pre_hook(
+                lambda _, args, inputs=inputs: inputs.append(args[0].detach().clone())
+            )
+            with torch.no_grad():
+                for images, _ in batches:
+                    self.model(images)
+            hook.remove()
+            found.append(HeardInput(member, module, torch.cat(inputs)))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class HeardInput:
+    """What one weight of a tiny network reads.
+
+    Attributes:
+        member: Where its units are.
+        module: A convolution or a linear layer.
+        inputs: All of its inputs.
+    """
+
+    member: ParamSlice
+    module: nn.Module
+    inputs: Float[Tensor, "..."]
+
+    @property
+    def weight(self) -> Float[Tensor, "..."]:
+        """The weight that reads."""
+        weight: Tensor = self.module.get_parameter("weight").detach()
+        return weight
+
+    @property
+    def conv_groups(self) -> int:
+        """Groups of the convolution, 1 for a linear layer."""
+        return self.module.groups if isinstance(self.module, nn.Conv2d) else 1
+
+    @property
+    def values(self) -> Float[Tensor, "batch channels positions"]:
+        """The inputs with everything but the sample and the channel as positions."""
+        channels = 1 if isinstance(self.module, nn.Conv2d) else -1
+        return self.inputs.movedim(channels, 1).reshape(*self.shape, -1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and channels."""
+        channels = 1 if isinstance(self.module, nn.Conv2d) else -1
+        return self.inputs.shape[0], self.inputs.shape[channels]
+
+    def channels(self, unit: int) -> list[tuple[int, int, int]]:
+        """Return channel, group of the convolution, and position in the weight, of a unit."""
+        width = self.weight.shape[1]
+        return [
+            (group * width + int(place), group, int(place))
+            for group in range(self.conv_groups)
+            for place in self.member.indices[unit]
+        ]
+
+    def readers(self, group: int) -> Float[Tensor, "..."]:
+        """Return the weights of one group of the convolution."""
+        return self.weight.chunk(self.conv_groups)[group]
 
 
 def tiny(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> TinyNetwork:
@@ -373,6 +445,69 @@ def _flatten_groups() -> tuple[ChannelGroup, ...]:
     )
 
 
+class Attention(nn.Module):
+    """One transformer layer over four patches: three heads, GELU, and a normalised stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, stride=4)
+        self.norm1 = nn.LayerNorm(8)
+        self.qkv = nn.Linear(8, 36)
+        self.project = nn.Linear(12, 8)
+        self.norm2 = nn.LayerNorm(8)
+        self.widen = nn.Linear(8, 10)
+        self.narrow = nn.Linear(10, 8)
+        self.norm3 = nn.LayerNorm(8)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Float[Tensor, "batch 3 8 8"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits."""
+        stream = self.patch(images).flatten(2).transpose(1, 2)
+        batch, tokens, _ = stream.shape
+        rows = self.qkv(self.norm1(stream)).reshape(batch, tokens, 3, -1, 4)
+        query, key, value = rows.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        stream = stream + self.project(mixed.transpose(1, 2).reshape(batch, tokens, -1))
+        stream = stream + self.narrow(F.gelu(self.widen(self.norm2(stream))))
+        logits: Tensor = self.head(self.norm3(stream).mean(1))
+        return logits
+
+
+def _attention_groups() -> tuple[ChannelGroup, ...]:
+    def affine(path: str, units: int) -> list[ParamSlice]:
+        return [_member(f"{path}.{name}", 0, units) for name in ("weight", "bias")]
+
+    stream = _group(
+        "patch",
+        8,
+        affine("patch", 8),
+        affine("norm1", 8),
+        _member("qkv.weight", 1, 8),
+        affine("project", 8),
+        affine("norm2", 8),
+        _member("widen.weight", 1, 8),
+        affine("narrow", 8),
+        affine("norm3", 8),
+        _member("head.weight", 1, 8),
+    )
+    # A head is four rows of each, queries, keys and values.
+    rows = 12 * np.arange(3)[:, None] + np.arange(4)
+    of_heads = np.stack([(rows + 4 * head).ravel() for head in range(3)])
+    heads = _group(
+        "qkv",
+        3,
+        ParamSlice("qkv.weight", 0, of_heads),
+        ParamSlice("qkv.bias", 0, of_heads),
+        ParamSlice("project.weight", 1, np.arange(12).reshape(3, 4)),
+    )
+    hidden = _group("widen", 10, affine("widen", 10), _member("narrow.weight", 1, 10))
+    return (
+        dataclasses.replace(stream, mixed=True),
+        dataclasses.replace(heads, kind="head"),
+        hidden,
+    )
+
+
 #: Every tiny network: how its model is built, and its groups.
 TINY_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[ChannelGroup, ...]]]] = {
     "chain": (_chain, _chain_groups),
@@ -381,4 +516,5 @@ TINY_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Chann
     "depthwise": (_depthwise, _depthwise_groups),
     "grouped": (_grouped, _grouped_groups),
     "flatten": (_flatten, _flatten_groups),
+    "attention": (Attention, _attention_groups),
 }

@@ -9,9 +9,12 @@ from autoprune.errors import PruningError, UnknownNameError
 from autoprune.network.groups import ChannelGroup, ParamSlice
 from autoprune.pruning.aggregate import (
     NORMALISERS,
+    REDUCERS,
     combine,
     magnitude,
     named_parameters,
+    normalised,
+    unit_rows,
     unit_sums,
     weight_sites,
 )
@@ -55,11 +58,79 @@ def test_combine_normalises_each_site_before_averaging(normaliser, expected):
     np.testing.assert_allclose(found, expected)
 
 
-@pytest.mark.parametrize("normaliser", sorted(NORMALISERS))
+DIVIDING = ["max", "mean", "none", "norm", "sentinel", "sum"]
+
+
+@pytest.mark.parametrize("normaliser", DIVIDING)
 def test_combine_leaves_a_site_of_zeros_without_a_say(normaliser):
     found = combine([np.zeros(2), np.array([1.0, 3.0])], normaliser=normaliser)
     assert found[1] == pytest.approx(3 * found[0])
-    np.testing.assert_array_equal(combine([np.zeros(2)], normaliser=normaliser), [0.0, 0.0])
+
+
+def naive_normalised(scores, name):
+    """Return the scores by the formula, one unit at a time in plain Python."""
+    n = len(scores)
+    mean = sum(scores) / n
+    std = (sum((s - mean) ** 2 for s in scores) / n) ** 0.5
+    result = []
+    for s in scores:
+        low, divisor = {
+            "mean": (0, mean),
+            "sum": (0, sum(scores)),
+            "max": (0, max(scores)),
+            "norm": (0, sum(t * t for t in scores) ** 0.5),
+            "sentinel": (0, sorted(scores)[n // 2]),
+            "standardise": (min(scores), max(scores) - min(scores)),
+            "gaussian": (mean, std),
+            "lamp": (0, sum(t for t in scores if t >= s)),
+            "none": (0, 1),
+        }[name]
+        result.append((s - low) / (divisor or 1))
+    return result
+
+
+@pytest.mark.parametrize("name", sorted(NORMALISERS))
+@pytest.mark.parametrize("scores", [[3.0, 1.0, 2.0, 2.0, 0.0], [4.0, 1.5], [7.0], [0.0, 0.0]])
+def test_normalisers_equal_a_loop_over_the_formula(name, scores):
+    expected = naive_normalised(scores, name)
+    np.testing.assert_allclose(normalised(np.array(scores), name), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(NORMALISERS))
+def test_normalisers_do_not_hide_what_is_not_a_number(name):
+    assert np.isnan(normalised(np.array([1.0, np.nan, 2.0]), name)).any()
+
+
+@pytest.mark.parametrize("name", sorted(REDUCERS))
+@pytest.mark.parametrize("normaliser", ["max", "none"])
+def test_reducers_equal_a_loop_over_the_formula(name, normaliser):
+    sites = [np.array([3.0, 1.0, 2.0]), np.array([0.0, 5.0, 1.0]), np.array([2.0, 2.0, 4.0])]
+    found = combine(sites, normaliser=normaliser, reduce=name)
+    for unit in range(3):
+        column = [float(site[unit] / (site.max() if normaliser == "max" else 1)) for site in sites]
+        product = column[0] * column[1] * column[2]
+        expected = {
+            "mean": sum(column) / 3,
+            "sum": sum(column),
+            "max": max(column),
+            "prod": product,
+            "first": column[0],
+            "gate": column[2],
+        }[name]
+        assert found[unit] == pytest.approx(expected)
+
+
+def test_the_isolated_entries_of_units_are_rows():
+    values = torch.arange(24).reshape(2, 4, 3)
+    found = unit_rows(values, site("w", 1, [[3, 0], [1, 2]]))
+    moved = values.movedim(1, 0)
+    for row, unit in zip(found, [[3, 0], [1, 2]], strict=True):
+        assert row.tolist() == [float(v) for p in unit for v in moved[p].flatten()]
+
+
+def test_an_unknown_reducer_is_named_with_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"'maks'; did you mean 'max'\?"):
+        combine([np.ones(2)], reduce="maks")
 
 
 def test_an_unknown_normaliser_is_named_with_the_nearest():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import autoprune
 from autoprune.errors import PruningError, UnknownNameError
 from autoprune.pruning.criterion import CRITERIA, Criterion, build_criterion
 from autoprune.testing.networks import tiny
@@ -22,8 +25,18 @@ class Given(Criterion):
         return self.scores
 
 
-def test_every_criterion_is_found():
-    assert CRITERIA.names() == ["bn_scale", "l1", "l2", "random", "taylor"]
+def test_every_criterion_is_in_the_documentation_with_what_it_needs_and_its_family():
+    page = (Path(autoprune.__file__).parents[1] / "docs" / "criteria.md").read_text()
+    rows = [
+        tuple(cell.strip() for cell in line.split("|")[1:4])
+        for line in page.splitlines()
+        if line.startswith("| `")
+    ]
+    found = [
+        (f"`{name}`", CRITERIA[name].needs, CRITERIA[name].family) for name in CRITERIA.names()
+    ]
+    assert len(found) >= 25
+    assert sorted(rows) == sorted(found)
 
 
 def test_an_unknown_criterion_is_named_with_the_nearest():

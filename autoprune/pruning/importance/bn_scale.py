@@ -13,7 +13,7 @@ from autoprune.network.groups import ChannelGroup
 from autoprune.network.network import Network
 from autoprune.pruning.aggregate import combine, unit_sums
 from autoprune.pruning.criterion import CRITERIA, Batches
-from autoprune.pruning.magnitude import Magnitude
+from autoprune.pruning.magnitude import Magnitude, or_magnitude
 
 
 @CRITERIA.register("bn_scale")
@@ -35,25 +35,24 @@ class BatchNormScale(Magnitude):
 
     def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
         scales = _scales(network.model)
-        scores = {group.name: self._group(group, scales) for group in network.groups}
-        without = [group for group in network.groups if scores[group.name] is None]
-        self.notes = {
-            group.name: "passes no BatchNorm with a scale; scored by L2 magnitude"
-            for group in without
-        }
-        by_magnitude = self.magnitudes(network, without)
-        return {name: by_magnitude[name] if s is None else s for name, s in scores.items()}
+        found = {group.name: self._group(group, scales) for group in network.groups}
+        scores, self.notes = or_magnitude(
+            network, found, normaliser=self.normaliser, reduce=self.reduce
+        )
+        return scores
 
     def _group(
         self, group: ChannelGroup, scales: Mapping[str, Tensor]
-    ) -> Float[np.ndarray, " units"] | None:
-        """Return the scores of ``group``, ``None`` where it passes no BatchNorm."""
+    ) -> Float[np.ndarray, " units"] | str:
+        """Return the scores of ``group``, or why it has none."""
         sites = [
             unit_sums(scales[member.path].detach().abs(), member)
             for member in group.members
             if member.path in scales
         ]
-        return combine(sites, normaliser=self.normaliser) if sites else None
+        if not sites:
+            return "passes no BatchNorm with a scale"
+        return combine(sites, normaliser=self.normaliser, reduce=self.reduce)
 
 
 def _scales(model: nn.Module) -> dict[str, Tensor]:
