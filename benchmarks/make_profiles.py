@@ -41,7 +41,7 @@ from autoprune.network.trace import trace
 #: A profile with a larger held-out error (mean, relative) is not shipped.
 MOST_ERROR = 0.30
 #: Characters of one profile's trees that are committed, at most.
-MOST_TEXT = 700_000
+MOST_TEXT = 300_000
 
 PROFILES = Path(__file__).resolve().parents[1] / "hardware_profiles"
 PAGE = PROFILES.parent / "docs" / "devices.md"

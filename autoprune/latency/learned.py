@@ -223,7 +223,8 @@ def default_training(samples: Samples) -> Training:
     rows = len(np.unique(samples.shapes.values, axis=0))
     if rows < 1000:
         return Training(rounds=200, leaves=7, rate=0.05, least_rows=20)
-    return Training()
+    # Fewer measurements than this must not be outgrown by the trees that were fitted to them.
+    return Training(rounds=70, rate=0.3) if len(samples) < 5000 else Training()
 
 
 def compact(text: str) -> str:
