@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.network.network import Network
 from autoprune.pruning.plan import PruningPlan
-from autoprune.pruning.statistics import recalibrate_batchnorm
+from autoprune.pruning.realiser import build_realiser
 from autoprune.pruning.surgery import Surgeon
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
@@ -64,8 +64,8 @@ class Evaluates(Protocol):
 class Evaluator:
     """Builds and scores candidates of one network on one task.
 
-    Everything that all candidates share (the order in which units go, the calibration batches, the
-    latency predictor) is prepared once; the object can be sent to worker processes.
+    Everything that all candidates share (the order in which units go, what the realisation needs,
+    the latency predictor) is prepared once; the object can be sent to worker processes.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Evaluator:
         problem: Problem,
         scores: Mapping[str, Float[np.ndarray, " units"]],
         calibration_samples: int,
+        realise: str = "statistics",
     ) -> None:
         """Prepare what all candidates share.
 
@@ -84,7 +85,12 @@ class Evaluator:
             task: Where the data and the metric come from.
             problem: The search space, whose dimensions follow ``network.groups``, and the latency.
             scores: Importance of every unit of every group; the highest stay longest.
-            calibration_samples: Training samples that BatchNorm statistics are repaired on.
+            calibration_samples: Training samples that candidates are realised with.
+            realise: Name of the way a plan becomes a network, in
+                :data:`autoprune.pruning.realiser.REALISERS`.
+
+        Raises:
+            UnknownNameError: There is no such way.
         """
         self.network = network
         self.task = task
@@ -92,8 +98,8 @@ class Evaluator:
         self.order = {
             group.name: unit_order(scores[group.name], group.size) for group in network.groups
         }
-        self.batches: Sequence[tuple[Tensor, Tensor]] = task.calibration(calibration_samples)
         self._surgeon = Surgeon(network)
+        self._realiser = build_realiser(realise, network, task.calibration(calibration_samples))
 
     def __call__(self, candidate: Candidate) -> Evaluation:
         """Return the scores of ``candidate``; a failure comes back as a failed evaluation."""
@@ -128,14 +134,13 @@ class Evaluator:
         )
 
     def build(self, candidate: Candidate) -> nn.Module:
-        """Return the pruned network of ``candidate`` with repaired statistics.
+        """Return the pruned network of ``candidate``.
 
-        The candidate that removes nothing keeps its trained statistics: it is the reference.
+        The candidate that removes nothing is the trained network as it is: it is the reference.
         """
-        model = self._surgeon.cut(self.plan(candidate))
-        if candidate != self.problem.space.dense():
-            recalibrate_batchnorm(model, self.batches)
-        return model
+        plan = self.plan(candidate)
+        dense = candidate == self.problem.space.dense()
+        return self._surgeon.cut(plan) if dense else self._realiser(plan)
 
     def plan(self, candidate: Candidate) -> PruningPlan:
         """Return which units narrower groups keep (the most important) and which blocks go."""

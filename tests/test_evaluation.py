@@ -7,9 +7,10 @@ import torch
 from ray import cloudpickle
 from torch import nn
 
-from autoprune.errors import TaskError
+from autoprune.errors import TaskError, UnknownNameError
 from autoprune.evaluation import Evaluator, unit_order
 from autoprune.network.trace import trace
+from autoprune.pruning.realiser import REALISERS
 from autoprune.pruning.verify import verified
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.settings import SpaceSettings
@@ -61,7 +62,7 @@ def network():
     return verified(trace(model, Blobs().example_inputs()))
 
 
-def evaluator_for(task=None, scores=None):
+def evaluator_for(task=None, scores=None, **options):
     traced = network()
     settings = SpaceSettings(version=1, multiple=1)
     space = build_space(traced.groups, traced.blocks, settings, alignment=1)
@@ -73,7 +74,28 @@ def evaluator_for(task=None, scores=None):
         problem=Problem(space, LinearLatency()),
         scores=scores,
         calibration_samples=16,
+        **options,
     )
+
+
+@pytest.mark.parametrize("name", REALISERS.names())
+def test_realises_candidates_as_it_is_told(name):
+    evaluator = evaluator_for(realise=name)
+    candidate = half(evaluator)
+    realiser = REALISERS[name]()
+    realiser.prepare(evaluator.network, evaluator.task.calibration(16))
+    expected = realiser(evaluator.plan(candidate)).state_dict()
+    found = evaluator.build(candidate).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    # The network that loses nothing is the trained one whatever the realisation.
+    dense = evaluator.build(evaluator.problem.space.dense()).state_dict()
+    trained = evaluator.network.model.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in dense.items())
+
+
+def test_refuses_a_realisation_that_does_not_exist():
+    with pytest.raises(UnknownNameError, match=r"no realisation named 'merged'.*merge"):
+        evaluator_for(realise="merged")
 
 
 def half(evaluator):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Surgeon:
             for member in group.members:
                 slices.setdefault((member.path, member.dim), []).append((group.name, member))
         self._patterns: list[tuple[int, list[tuple[str, ParamSlice]]]] = []
-        self._cuts: list[tuple[Tensor, bool, list[tuple[int, int]]]] = []
+        self._cuts: list[tuple[str, Tensor, bool, list[tuple[int, int]]]] = []
         known: dict[tuple[object, ...], int] = {}
         for name, tensor in named:
             dims = []
@@ -69,18 +70,25 @@ class Surgeon:
                         known[key] = len(self._patterns)
                         self._patterns.append((size, members))
                     dims.append((dim, known[key]))
-            self._cuts.append((tensor, isinstance(tensor, nn.Parameter), dims))
+            self._cuts.append((name, tensor, isinstance(tensor, nn.Parameter), dims))
         self._templates: dict[nn.Module, _Template] = {}
 
-    def cut(self, plan: PruningPlan) -> nn.Module:
+    def cut(
+        self, plan: PruningPlan, *, replaced: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> nn.Module:
         """Return the pruned network; it shares nothing writable with the original.
+
+        Args:
+            plan: What stays.
+            replaced: Tensors to cut instead of the original's, at full size, by the first name of
+                the parameter or buffer.
 
         Raises:
             PruningError: The plan does not fit the network.
         """
         plan.check(self.network)
         plan = self.complete(plan)
-        twin = self._copy(plan, zero=False)
+        twin = self._copy(plan, zero=False, replaced=replaced)
         gone = tuple(f"{name}." for name in plan.dropped)
         for attribute, value in plan.attributes.items():
             if not attribute.startswith(gone):
@@ -127,14 +135,20 @@ class Surgeon:
         plan.check(self.network)
         return self._copy(PruningPlan(plan.kept), zero=True)
 
-    def _copy(self, plan: PruningPlan, *, zero: bool) -> nn.Module:
+    def _copy(
+        self,
+        plan: PruningPlan,
+        *,
+        zero: bool,
+        replaced: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> nn.Module:
         memo: dict[int, Any] = {
             id(self.network.model.get_submodule(name)): Skip() for name in plan.dropped
         }
         kept = {name: np.asarray(units, np.int64) for name, units in plan.kept.items()}
         stays = [self._positions(number, kept) for number in range(len(self._patterns))]
-        for tensor, is_parameter, dims in self._cuts:
-            result = tensor.detach()
+        for name, tensor, is_parameter, dims in self._cuts:
+            result = replaced.get(name, tensor).detach()
             touched = False
             for dim, pattern in dims:
                 index = stays[pattern]

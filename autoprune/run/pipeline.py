@@ -226,6 +226,7 @@ def _evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
         problem=prepared.problem,
         scores=criterion.score(prepared.network, batches),
         calibration_samples=settings.calibration_samples,
+        realise=settings.realise,
     )
 
 

@@ -10,6 +10,7 @@ import pydantic
 from autoprune.errors import AutopruneError, SettingsError
 from autoprune.latency.profile import load_profile
 from autoprune.pruning.criterion import CRITERIA
+from autoprune.pruning.realiser import REALISERS
 from autoprune.strategy.registry import SAMPLERS
 from autoprune.strategy.settings import load_space_settings
 
@@ -31,11 +32,12 @@ class RunSettings(pydantic.BaseModel):
         time_limit: No evaluation starts after this many seconds of one session.
         sampler: Name of the search strategy.
         criterion: Name of the importance criterion.
+        realise: Name of the way in which a plan becomes a network.
         space: Name or path of the search space.
         seed: Of the sampler, of random weights and of checks.
         workers: Evaluations side by side; ``None`` is one per physical core.
         executor: ``"ray"`` for worker processes, ``"inline"`` for one after the other in this one.
-        calibration_samples: Training samples that scores and BatchNorm statistics come from.
+        calibration_samples: Training samples that scores and realisations come from.
         search_samples: Most search samples an evaluation uses; ``None`` is the task's own.
     """
 
@@ -51,6 +53,7 @@ class RunSettings(pydantic.BaseModel):
     time_limit: _PositiveFloat | None = None
     sampler: str = "tpe"
     criterion: str = "l2"
+    realise: str = "statistics"
     space: str = "default"
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     workers: _PositiveInt | None = None
@@ -110,6 +113,7 @@ def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
         "device": load_profile,
         "sampler": SAMPLERS.__getitem__,
         "criterion": CRITERIA.__getitem__,
+        "realise": REALISERS.__getitem__,
         "space": load_space_settings,
     }
     faults: list[AutopruneError] = []

@@ -15,6 +15,7 @@ def test_defaults_fill_what_is_left_out(board):
     [
         ({"sampler": "tpa"}, "no sampler named 'tpa'; did you mean 'tpe'"),
         ({"criterion": "l3"}, "no criterion named 'l3'; did you mean 'l2'"),
+        ({"realise": "merged"}, "no realisation named 'merged'; did you mean 'merge'"),
         ({"space": "defalt"}, "no search space named 'defalt'; did you mean 'default'"),
         ({"device": "no_such_board"}, "no device profile named 'no_such_board'"),
     ],

@@ -1,0 +1,205 @@
+"""Mean and second moments of what every reader reads, from one dense pass without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autoprune.errors import PruningError
+from autoprune.network.call import tensors_in
+from autoprune.network.network import Network
+from autoprune.pruning.criterion import Batches
+from autoprune.pruning.reads import Convolution, Product, Reader, listening, readers, rows_of
+
+#: Positions that moments are taken over: at least so many, and so many per channel.
+ROWS, ROWS_PER_CHANNEL = 16_384, 16
+
+#: Images of one forward pass.
+PASS_IMAGES = 64
+
+#: Inputs wider than this keep only their mean: a matrix of their moments would not fit.
+WIDEST = 8192
+
+#: Rows that one product in single precision adds up before the sum goes on in double.
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InputMoments:
+    """Moments of the inputs of one weight over images and positions, in double precision.
+
+    Attributes:
+        count: Positions they were taken over.
+        mean: Mean of each channel, by group of the convolution.
+        second: Uncentred second moments; ``None`` where there are too many channels.
+    """
+
+    count: int
+    mean: Float[Tensor, "conv_groups channels"]
+    second: Float[Tensor, "conv_groups channels channels"] | None
+
+    def gram(self, *, centred: bool) -> Float[Tensor, "conv_groups channels channels"]:
+        """Return the covariance, or the second moments where nothing absorbs a mean.
+
+        Raises:
+            PruningError: There are only means.
+        """
+        if self.second is None:
+            raise PruningError(
+                f"inputs of {self.mean.shape[1]} channels have no second moments; expected at "
+                f"most {WIDEST}"
+            )
+        if not centred:
+            return self.second
+        return self.second - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    r"""What one pass of calibration images through the dense network tells.
+
+    Attributes:
+        readers: The known readers of each group, by its name.
+        moments: By parameter name of the reader; a reader that never ran is left out.
+        blocks: For each removable block the relative error that dropping it makes in its output,
+            :math:`E \lVert f(x) - x \rVert^2 / E \lVert f(x) \rVert^2`.
+    """
+
+    readers: Mapping[str, tuple[Reader, ...]]
+    moments: Mapping[str, InputMoments]
+    blocks: Mapping[str, float]
+
+
+def measure(network: Network, batches: Batches) -> Measured:
+    """Return the input moments of all readers of all groups, and the damage of dropping blocks.
+
+    Takes one forward pass. Where a reader sees more positions than its moments need, a random
+    sample of them counts, the same at every call.
+
+    Args:
+        network: A traced network; its model is not changed.
+        batches: Calibration data; targets are not read.
+    """
+    known = {group.name: readers(network, group) for group in network.groups}
+    groups = {reader.path: reader.conv_groups for found in known.values() for reader in found}
+    transposed = {r.path for found in known.values() for r in found if r.transposed}
+    images = sum(len(inputs) for inputs, _ in batches)
+    sums = {
+        path: _Sums(1 if path in transposed else number, images) for path, number in groups.items()
+    }
+    blocks = {block.name: _BlockError() for block in network.blocks}
+    with ExitStack() as stack:
+        for name, error in blocks.items():
+            module = network.model.get_submodule(name)
+            hook = module.register_forward_hook(error.add, with_kwargs=True)
+            stack.callback(hook.remove)
+        for part in pieces(network.model, batches):
+            share = len(part)
+
+            def listen(
+                path: str, inputs: Tensor, how: Product | Convolution, share: int = share
+            ) -> None:
+                sums[path].add(inputs, how, share)
+
+            with listening(network.model, groups, listen):
+                network.model(part)
+    return Measured(
+        readers=known,
+        moments={path: total.moments() for path, total in sums.items() if total.count},
+        blocks={name: error.relative for name, error in blocks.items()},
+    )
+
+
+def pieces(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
+    """Yield the inputs in pieces of at most :data:`PASS_IMAGES`, on the device of ``model``."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    for inputs, _ in batches:
+        for part in inputs.split(PASS_IMAGES):
+            yield part.to(device)
+
+
+class _Sums:
+    """Adds up moments of one weight's inputs."""
+
+    def __init__(self, conv_groups: int, images: int) -> None:
+        """Store how the channels are grouped and of how many images positions come."""
+        self.conv_groups, self.images = conv_groups, images
+        self.count = 0
+        self.first: Tensor | float = 0.0
+        self.second: Tensor | float = 0.0
+        self.generator = torch.Generator().manual_seed(0)
+
+    def add(self, inputs: Tensor, how: Product | Convolution, images: int) -> None:
+        """Add a sample of the positions of ``inputs``, which come from so many images."""
+        channels = inputs.shape[1]
+        width = channels // self.conv_groups
+        wanted = -(-max(ROWS, ROWS_PER_CHANNEL * width) * images // self.images)
+        for rows in sampled_rows(inputs, how, wanted, self.generator).split(_BLOCK):
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            by_group = rows.reshape(len(rows), self.conv_groups, width).transpose(0, 1)
+            self.count += len(rows)
+            self.first = self.first + by_group.sum(1, dtype=torch.float64)
+            if width <= WIDEST:
+                self.second = self.second + (by_group.mT @ by_group).double()
+
+    def moments(self) -> InputMoments:
+        """Return the moments of everything added."""
+        first, second = torch.as_tensor(self.first), self.second
+        return InputMoments(
+            self.count,
+            first / self.count,
+            second / self.count if isinstance(second, Tensor) else None,
+        )
+
+
+def sampled_rows(
+    inputs: Float[Tensor, "..."],
+    how: Product | Convolution,
+    wanted: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "positions channels"]:
+    """Return what was read at about ``wanted`` random positions, or at all where there are fewer.
+
+    Args:
+        inputs: ``[positions, channels]`` for a product, ``[n, channels, *spatial]`` otherwise.
+        how: Which of the two.
+        wanted: Positions; drawn with replacement.
+        generator: Draws them.
+    """
+    positions = inputs.numel() // inputs.shape[1]
+    if positions <= wanted:
+        return rows_of(inputs, how)
+    drawn = torch.randint(positions, (wanted,), generator=generator).to(inputs.device)
+    if isinstance(how, Product):
+        return inputs[drawn]
+    area = positions // len(inputs)
+    flat: Tensor = inputs.flatten(2)
+    return flat[drawn // area, :, drawn % area]
+
+
+class _BlockError:
+    """Adds up by how much a block changes what passes it."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.change, self.size = 0.0, 0.0
+
+    def add(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        """Add one run of the block (a forward hook)."""
+        before = next(iter(tensors_in(args if args else list(kwargs.values()))))
+        after = next(iter(tensors_in(output)))
+        self.change += float((after - before).double().square().sum())
+        self.size += float(after.double().square().sum())
+
+    @property
+    def relative(self) -> float:
+        """Squared change over squared output, 0 for a block that never ran."""
+        return self.change / self.size if self.size else 0.0

@@ -1,0 +1,1 @@
+"""Ways to realise a plan, one file each; see :mod:`autoprune.pruning.realiser`."""

@@ -1,0 +1,29 @@
+"""The cut network whose remaining units have taken over what they can of the others."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from autoprune.network.network import Network
+from autoprune.pruning.criterion import Batches
+from autoprune.pruning.merge import Calibrated, Merger
+from autoprune.pruning.plan import PruningPlan
+from autoprune.pruning.realiser import REALISERS, Realiser
+from autoprune.pruning.statistics import recalibrate_batchnorm
+
+
+@REALISERS.register("merge")
+class Merge(Realiser):
+    """Merges in closed form, then repairs the BatchNorm statistics layer by layer."""
+
+    name = "merge"
+
+    def prepare(self, network: Network, batches: Batches) -> None:
+        """Measure what every reader reads, in one dense pass."""
+        self.merger, self.batches = Merger(Calibrated.of(network, batches)), batches
+
+    def __call__(self, plan: PruningPlan) -> nn.Module:
+        """Return the merged network with repaired statistics."""
+        model = self.merger.cut(plan)
+        recalibrate_batchnorm(model, self.batches)
+        return model

@@ -1,0 +1,31 @@
+"""The merged network, solved anew layer by layer against the dense one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from autoprune.network.network import Network
+from autoprune.pruning.criterion import Batches
+from autoprune.pruning.merge import Calibrated, Merger
+from autoprune.pruning.plan import PruningPlan
+from autoprune.pruning.realiser import REALISERS, Realiser
+from autoprune.pruning.reconstruct import Reconstruction
+
+
+@REALISERS.register("reconstruct")
+class Reconstruct(Realiser):
+    """Merges in closed form, then solves every weight behind the first change by least squares."""
+
+    name = "reconstruct"
+
+    def prepare(self, network: Network, batches: Batches) -> None:
+        """Measure what every reader reads, and what the dense network has behind it."""
+        self.merger = Merger(Calibrated.of(network, batches))
+        self.reconstruction = Reconstruction(network, batches)
+
+    def __call__(self, plan: PruningPlan) -> nn.Module:
+        """Return the reconstructed network."""
+        plan = self.merger.surgeon.complete(plan)
+        model = self.merger.cut(plan)
+        self.reconstruction.repair(model, plan)
+        return model
