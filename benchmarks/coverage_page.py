@@ -85,11 +85,13 @@ def _summary(rows: Rows, names: Sequence[str], total: int) -> list[str]:
     both = [name for name in names if (name, "theirs") in rows]
     as_far = [name for name in both if _as_far(ours[name], rows[name, "theirs"])]
     theirs = [name for name in both if "left" in rows[name, "theirs"]]
+    late = sum("more than" in rows[name, "theirs"].get("error", "") for name in both)
     lines = [
         f"- {len(names)} of {total} networks measured; tracing or trial cuts of {len(raised)} "
         f"raise or do not end within the limits{_listed(raised)}.",
         f"- {len(useful)} run at 50 % of every group with more than half of the MACs prunable.",
-        f"- torch-pruning runs at 50 % on {len(theirs)} of {len(both)}. On {len(as_far)} of "
+        f"- torch-pruning runs at 50 % on {len(theirs)} of {len(both)}; {late} end at the limit of "
+        f"time, and the machine had other work as well. On {len(as_far)} of "
         f"{len(both)} autoprune prunes at least as far (to one point of the MACs left)"
         f"{_listed([name for name in both if name not in as_far])}.",
     ]

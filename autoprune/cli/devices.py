@@ -100,7 +100,7 @@ def markdown(profiles: list[DeviceProfile]) -> str:
 
 def _list(console: Console, profiles: list[DeviceProfile]) -> None:
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for title in ("name", "runtime", "kind"):
+    for title in ("name", "runtime"):
         table.add_column(title, no_wrap=True)
     for title in ("measured", "error", "in 10 %", "rank"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -111,7 +111,6 @@ def _list(console: Console, profiles: list[DeviceProfile]) -> None:
         table.add_row(
             escape(profile.name),
             f"{profile.runtime} {profile.precision}",
-            profile.predictor.kind,
             f"{provenance.sample_count} {provenance.samples}",
             f"{profile.error_text}",
             f"{100 * error.within_10:.0f} %",
