@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,7 +122,8 @@ def _list(console: Console, profiles: list[DeviceProfile]) -> None:
     aliases = {alias: profile.name for profile in profiles for alias in profile.aliases}
     if aliases:
         pairs = (f"{alias} = {known}" for alias, known in sorted(aliases.items()))
-        console.print(f"aliases: {escape('; '.join(pairs))}")
+        told = textwrap.fill(f"aliases: {'; '.join(pairs)}", _WIDTH, break_on_hyphens=False)
+        console.print(escape(told))
     console.print(_LEGEND)
 
 
