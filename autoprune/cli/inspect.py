@@ -74,15 +74,30 @@ def inspect(
         Path | None,
         typer.Option(metavar="FILE", help="Write the layer list as JSON, as `calibrate` reads it."),
     ] = None,
+    with_sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Add what each group's units and each block are worth, on samples of --data.",
+        ),
+    ] = False,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Write the damage curves as an HTML page."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List channel groups, removable blocks, costs, and what is frozen and why."""
+    from autoprune.cli import sensitivity
     from autoprune.cli.inputs import example_inputs
     from autoprune.network.source import ModelSource
     from autoprune.network.trace import trace
     from autoprune.pruning.verify import verified
 
     source = ModelSource.parse(model, weights=weights)
+    with_sensitivity = with_sensitivity or plot_file is not None
+    if with_sensitivity and data is None and source.spec != "digits":
+        raise SettingsError("--sensitivity needs samples; give --data, as `autoprune search` takes")
     if fake is None:
         fake = source.outgrows_memory()
     module, notes = source.build_with_notes(fake=fake)
@@ -92,13 +107,20 @@ def inspect(
     seconds = time.perf_counter() - started
     if layers is not None:
         _write_layers(model, network, layers)
+    damage = sensitivity.sensitivity(network, data or "digits") if with_sensitivity else None
+    if damage is not None and plot_file is not None:
+        sensitivity.plot(damage, model, plot_file)
     if as_json:
-        typer.echo(json.dumps(described(model, network, seconds), indent=2))
+        content = described(model, network, seconds)
+        content |= {"sensitivity": damage.as_json()} if damage is not None else {}
+        typer.echo(json.dumps(content, indent=2))
         return
     console = Console(highlight=False)
     for note in notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
     _show(console, model, network)
+    if damage is not None:
+        sensitivity.show(console, damage)
 
 
 def described(model: str, network: Network, seconds: float) -> dict[str, Any]:
