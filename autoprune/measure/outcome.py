@@ -77,7 +77,7 @@ def outcome(
     present = [path for path in (folder.networks, folder.kernels) if path.exists()]
     tables = read_tables(present).checked()
     layers = read_layers([folder.layers]) if folder.layers.exists() else {}
-    fitted, checked = _parted(tables.networks)
+    fitted, checked = _parted(tables.networks, layers)
     selection = Selection(
         (str(folder.who["device"]),),
         {str(folder.who["runtime"]): target.runtime},
@@ -118,15 +118,22 @@ def _cross_validated(selected: Selected, target: Target) -> float:
     return float(np.mean(np.abs(predicted / samples.latency_ms - 1)[samples.whole]))
 
 
-def _parted(networks: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the networks for the fit and those for the check."""
-    roles = list(networks["role"]) if len(networks) else []
-    counts = {role: roles.count(role) for role in ("fit", "check")}
+def _parted(
+    networks: pd.DataFrame, layers: Mapping[str, object]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the networks for the fit and those for the check.
+
+    Small models have few widths, so that candidates can be the same network; those count once.
+    """
+    different: dict[str, set[str]] = {"fit": set(), "check": set()}
+    for row in networks.itertuples():
+        different[str(row.role)].add(str(layers.get(str(row.network), row.network)))
+    counts = {role: len(kinds) for role, kinds in different.items()}
     if counts["fit"] < MINIMUM_NETWORKS or counts["check"] < MINIMUM_CHECKED:
         raise MeasureError(
-            f"{counts['fit']} networks for the fit and {counts['check']} for the check were "
-            f"measured, at least {MINIMUM_NETWORKS} and {MINIMUM_CHECKED} are needed; run again "
-            "with more --minutes, which goes on where this run stopped"
+            f"{counts['fit']} different networks for the fit and {counts['check']} for the check "
+            f"were measured, at least {MINIMUM_NETWORKS} and {MINIMUM_CHECKED} are needed; run "
+            "again with more --minutes, which goes on where this run stopped"
         )
     return networks[networks["role"] == "fit"], networks[networks["role"] == "check"]
 

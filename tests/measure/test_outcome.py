@@ -1,5 +1,6 @@
 import datetime
 import itertools
+import json
 
 import pytest
 import torch
@@ -111,5 +112,17 @@ def test_too_few_networks_say_how_to_get_more(sources, tmp_path):
     folder = Folder(tmp_path, WHO)
     laps = itertools.islice(Sampler(sources, alignment=1, kernels=0).laps(), 2)
     measure(FormulaBackend(), laps, folder, seconds=1e9, listener=lambda _: None)
-    with pytest.raises(MeasureError, match=r"2 networks for the fit and 2 for the check.*minutes"):
+    with pytest.raises(MeasureError, match=r"2 different networks for the fit and 2 .*minutes"):
+        outcome(folder, TARGET, date=TODAY, failed={})
+
+
+def test_networks_that_are_the_same_count_once(measured, tmp_path):
+    folder = Folder(tmp_path, WHO)
+    layers = json.loads(measured.layers.read_text())
+    rows = read_rows(measured.networks)
+    fitted = [row["network"] for row in rows if row["role"] == "fit"]
+    same = {name: layers[fitted[0]] if name in fitted[:6] else layers[name] for name in layers}
+    folder.layers.write_text(json.dumps(same))
+    folder.networks.write_text(measured.networks.read_text())
+    with pytest.raises(MeasureError, match="7 different networks for the fit and 6 for the check"):
         outcome(folder, TARGET, date=TODAY, failed={})
