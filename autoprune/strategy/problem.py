@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from autoprune.errors import ProfileError
+from autoprune.network.ops import OpTable
+from autoprune.strategy.damage import Damage, neighbours
 from autoprune.strategy.fastest import search_fastest
 from autoprune.strategy.space import Candidate, SearchSpace
 
@@ -27,11 +29,18 @@ class Problem:
         space: The candidates.
         latency: Predicts milliseconds for many candidates at once; the same for the same rows.
         budget_ms: Latency no candidate may exceed; ``None`` for no limit.
+        ops: The network's operators, from which MACs, parameters and the features of layers come;
+            ``None`` where a sampler is used on something else than a traced network.
+        damage: Expected damage of what a candidate removes; ``None`` where it was not computed.
+        scores: Importance of every unit by group name; empty where it was not computed.
     """
 
     space: SearchSpace
     latency: Latency
     budget_ms: float | None = None
+    ops: OpTable | None = None
+    damage: Damage | None = None
+    scores: Mapping[str, Float[np.ndarray, " _"]] = dataclasses.field(default_factory=dict)
 
     def latency_ms(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, " n"]:
         """Return the predicted latency of each candidate in ms."""
@@ -55,6 +64,21 @@ class Problem:
                 f"{int((~np.isfinite(predicted)).sum())} not finite; check the device profile"
             )
         return predicted
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Indices of groups that meet in an operator, one as its inputs and one as its outputs."""
+        if self.ops is None:
+            return ()
+        return neighbours(
+            [
+                (read, written)
+                for op in self.ops.ops
+                if op.kind in ("conv", "linear", "matmul")
+                for read, _ in op.cin.terms
+                for written, _ in op.cout.terms
+            ]
+        )
 
     @cached_property
     def dense_ms(self) -> float:

@@ -18,6 +18,30 @@ SamplerFactory = Callable[..., BaseSampler]
 
 SAMPLERS: Registry[SamplerFactory] = Registry("sampler", package="autoprune.strategy.samplers")
 
+_DAMAGE: dict[SamplerFactory, str] = {}
+
+
+def wants_damage(criterion: str) -> Callable[[SamplerFactory], SamplerFactory]:
+    """Say that a sampler reads ``problem.damage``, by default from the criterion of that name.
+
+    A run computes the damage before the search and only where it is wanted.
+    """
+
+    def mark(factory: SamplerFactory) -> SamplerFactory:
+        _DAMAGE[factory] = criterion
+        return factory
+
+    return mark
+
+
+def wanted_damage(name: str) -> str | None:
+    """Return the criterion that the damage for a sampler comes from, ``None`` if it reads none.
+
+    Raises:
+        UnknownNameError: No such sampler.
+    """
+    return _DAMAGE.get(SAMPLERS[name])
+
 
 def build_sampler(name: str, problem: Problem, *, seed: int, **options: Any) -> BaseSampler:
     """Return the sampler called ``name``.

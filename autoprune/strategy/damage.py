@@ -1,0 +1,91 @@
+"""What removing units and blocks is expected to cost, before any candidate is evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from autoprune.errors import PruningError
+from autoprune.strategy.space import SearchSpace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Damage:
+    """A prior of the loss: a curve per group and a number per block, summed over a candidate.
+
+    Attributes:
+        groups: For each group of the space the damage by kept units, ``curve[w]`` with w units,
+            from none to all; 0 at full width, never rising with the width.
+        blocks: Damage of dropping each block, at least 0; what its groups would add is not added.
+    """
+
+    groups: tuple[Float[np.ndarray, " _"], ...]
+    blocks: Float[np.ndarray, " blocks"]
+
+    @classmethod
+    def of_scores(
+        cls,
+        space: SearchSpace,
+        scores: Mapping[str, Float[np.ndarray, " _"]],
+        blocks: Mapping[str, float],
+        *,
+        cumulative: bool,
+    ) -> Damage:
+        """Return the damage when the units with the lowest scores go first.
+
+        Args:
+            space: The search space.
+            scores: One number per unit of every group.
+            blocks: Damage of every block.
+            cumulative: The score of a unit is the damage once it and all lower ones are gone, as
+                structured OBS gives it; else scores of the units that are gone are added up, each
+                counted from 0.
+
+        Raises:
+            PruningError: A group has no score per unit, or a block has no damage.
+        """
+        missing = [name for name in space.blocks if name not in blocks]
+        missing += [
+            dim.group
+            for dim in space.dimensions
+            if dim.group not in scores or len(scores[dim.group]) != dim.size
+        ]
+        if missing:
+            raise PruningError(f"no damage is known of {', '.join(missing[:5])}")
+        curves = []
+        for dim in space.dimensions:
+            gone = np.sort(np.maximum(scores[dim.group].astype(float), 0.0))
+            curve = np.append(0.0, gone if cumulative else np.cumsum(gone))
+            curves.append(curve[::-1].copy())
+        values = np.array([max(blocks[name], 0.0) for name in space.blocks], float)
+        return cls(tuple(curves), values)
+
+    @classmethod
+    def quadratic(cls, space: SearchSpace) -> Damage:
+        """Return the square of the ratio for every group, 1 for every block: nothing is known."""
+        curves = [(np.arange(dim.size, -1, -1) / dim.size) ** 2 for dim in space.dimensions]
+        return cls(tuple(curves), np.ones(len(space.blocks)))
+
+    def at(
+        self,
+        space: SearchSpace,
+        widths: Int[np.ndarray, "n groups"],
+        keep: Bool[np.ndarray, "n blocks"],
+    ) -> Float[np.ndarray, " n"]:
+        """Return the summed damage of each candidate; groups in dropped blocks add nothing."""
+        parts = np.stack([curve[widths[:, g]] for g, curve in enumerate(self.groups)], axis=1)
+        total: Float[np.ndarray, " n"] = (parts * space.active(keep)).sum(axis=1)
+        total = total + (~keep) @ self.blocks
+        return total
+
+
+def neighbours(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return pairs of different groups, each once, sorted.
+
+    >>> neighbours([(2, 1), (1, 2), (3, 3)])
+    ((1, 2),)
+    """
+    return tuple(sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]}))
