@@ -1,0 +1,391 @@
+"""Every sampler on real networks with one evaluator: hypervolume by number of evaluations.
+
+`AUTOPRUNE_SHARED=... python benchmarks/bm_search.py` makes the runs that `results/search/` does not
+hold yet, then writes `results/bm_search.md`. A run is one sampler with one seed on one network for
+one device, cold or after anchors of the knapsack; its trials are one CSV file. Evaluations are
+deterministic and kept in a cache, so that samplers which propose the same candidate get the same
+scores without waiting. The front of every run is scored again on images that no search saw.
+
+The checkpoints were trained on all training images and have learned them by heart, so searches
+score on the first test images and `unseen` are the last ones; calibration images are training
+images.
+
+Hypervolume of the error is the mean over all budgets up to the dense latency of the best accuracy
+within that budget. That of the loss is the mean of log(C / L) / log(C / L0) with L the lowest loss
+within the budget, L0 the dense network's and C that of guessing, log(10): 1 is as good as the dense
+network everywhere, 0 is no better than guessing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from common import RESULTS, write_result
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autoprune.evaluation import Evaluator
+from autoprune.latency.predict import predictor_for
+from autoprune.latency.profile import load_profile
+from autoprune.network.network import Network
+from autoprune.network.source import ModelSource
+from autoprune.network.trace import trace
+from autoprune.pruning.criterion import build_criterion
+from autoprune.pruning.merge import Calibrated
+from autoprune.pruning.verify import verified
+from autoprune.strategy.damage import Damage
+from autoprune.strategy.pareto import hypervolume, pareto_mask
+from autoprune.strategy.problem import Problem
+from autoprune.strategy.registry import SAMPLERS, build_sampler, wanted_damage
+from autoprune.strategy.settings import load_space_settings
+from autoprune.strategy.space import Candidate, build_space
+from autoprune.tasks.base import Task
+from autoprune.tasks.cifar10 import cifar10
+
+CHECKPOINTS = (10, 20, 40, 100)
+CHANCE = np.log(10)
+UNSEEN = 2000
+DEVICES = ("raspberry_pi_4_ncnn", "jetson_nano", "cpu_x86")
+
+
+@dataclasses.dataclass
+class Bench:
+    """One network for one device, with everything that all samplers share.
+
+    Attributes:
+        name: `network_device`.
+        problem: Space, latency, operators, scores of the ranking; no damage.
+        network: The traced network.
+        task: Its data.
+        evaluator: Builds candidates.
+        images: Search images and their classes; `unseen` likewise, of the test split.
+        cache: Scores by candidate.
+    """
+
+    name: str
+    problem: Problem
+    network: Network
+    task: Task
+    evaluator: Evaluator
+    images: list[tuple[Tensor, Tensor]]
+    unseen: list[tuple[Tensor, Tensor]]
+    cache: Cache
+
+    def score(self, candidate: Candidate, *, unseen: bool = False) -> tuple[float, float, float]:
+        """Return loss, accuracy and the seconds they took when they were computed."""
+        key = f"unseen/{candidate.key}" if unseen else candidate.key
+        known = self.cache.get(key)
+        if known is None:
+            start = time.perf_counter()
+            model = self.evaluator.build(candidate)
+            loss, accuracy = _scores(model, self.unseen if unseen else self.images)
+            known = loss, accuracy, time.perf_counter() - start
+            self.cache.put(key, known)
+        return known
+
+
+class Cache:
+    """Scores by key in one SQLite file that several processes may share."""
+
+    def __init__(self, path: Path, prefix: str) -> None:
+        """Open or make the file; `prefix` tells apart what else decides a score."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.connection = sqlite3.connect(path, timeout=60, isolation_level=None)
+        self.connection.execute(
+            "create table if not exists scores (key text primary key, value text)"
+        )
+        self.prefix = prefix
+
+    def get(self, key: str) -> tuple[float, float, float] | None:
+        """Return what is known."""
+        row = self.connection.execute(
+            "select value from scores where key = ?", (f"{self.prefix}/{key}",)
+        ).fetchone()
+        return None if row is None else tuple(json.loads(row[0]))
+
+    def put(self, key: str, value: tuple[float, float, float]) -> None:
+        """Keep a score."""
+        self.connection.execute(
+            "insert or replace into scores values (?, ?)",
+            (f"{self.prefix}/{key}", json.dumps(value)),
+        )
+
+
+def main() -> None:
+    """Make the missing runs, then the table."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for network in options.networks:
+        for device in options.devices:
+            wanted = [
+                (sampler, seed, warm)
+                for seed in range(options.seeds)
+                for warm in options.warm
+                for sampler in options.samplers
+                if not _path(network, device, sampler, seed, warm, options).exists()
+            ]
+            if wanted:
+                _runs(network, device, wanted, options)
+    if not options.no_table:
+        _table(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = os.environ.get("AUTOPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument("--shared", default=default, help="folder that holds bench_data")
+    parser.add_argument("--networks", nargs="+", default=["resnet20"])
+    parser.add_argument("--devices", nargs="+", default=list(DEVICES))
+    parser.add_argument("--samplers", nargs="+", default=SAMPLERS.names())
+    parser.add_argument("--warm", nargs="+", type=int, default=[0], help="anchors before each")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--realise", default="merge")
+    parser.add_argument("--calibration", type=int, default=256)
+    parser.add_argument("--images", type=int, default=1024, help="search images")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-table", action="store_true", help="only make runs")
+    return parser.parse_args()
+
+
+def _path(
+    network: str, device: str, sampler: str, seed: int, warm: int, options: argparse.Namespace
+) -> Path:
+    started = f"_warm{warm}" if warm else ""
+    folder = RESULTS / "search" / f"{network}_{device}_{options.realise}"
+    return folder / f"{sampler}{started}_{seed}.csv"
+
+
+def _runs(
+    network: str, device: str, wanted: list[tuple[str, int, int]], options: argparse.Namespace
+) -> None:
+    bench = _bench(network, device, options)
+    for sampler, seed, warm in wanted:
+        path = _path(network, device, sampler, seed, warm, options)
+        try:
+            trials = _run(bench, sampler, seed, warm, options.trials)
+        except Exception as error:  # noqa: BLE001 - one sampler's fault must not stop the others
+            print(f"{bench.name} {sampler} {seed}: {type(error).__name__}: {error}", flush=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trials.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
+        volumes = _volumes(trials, bench.problem.dense_ms)
+        print(bench.name, path.stem, volumes.round(4).to_dict("list"), flush=True)
+
+
+def _bench(network: str, device: str, options: argparse.Namespace) -> Bench:
+    data = Path(options.shared) / "bench_data"
+    depth = int(network.removeprefix("resnet"))
+    task = cifar10(str(data), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    source = ModelSource.parse(
+        f"{data / 'networks.py'}:cifar_resnet({depth})",
+        weights=data / f"cifar10_resnet{depth}.safetensors",
+    )
+    model, _ = source.build_with_notes()
+    traced = verified(trace(model, task.example_inputs()))
+    profile = load_profile(device)
+    space = build_space(
+        traced.groups, traced.blocks, load_space_settings("default"), alignment=profile.alignment
+    )
+    batches = task.calibration(options.calibration)
+    scores = build_criterion("obs").score(traced, batches)
+    latency = predictor_for(traced.ops, profile).predict
+    problem = Problem(space, latency, None, ops=traced.ops, scores=scores)
+    evaluator = Evaluator(
+        traced,
+        task,
+        problem=problem,
+        scores=scores,
+        calibration_samples=options.calibration,
+        realise=options.realise,
+    )
+    settings = f"{network}/{options.realise}/{options.calibration}/{options.images}"
+    return Bench(
+        f"{network}_{device}",
+        problem,
+        traced,
+        task,
+        evaluator,
+        [task.test.batch(at, at + 256) for at in range(0, options.images, 256)],
+        [task.test.batch(at, at + 250) for at in range(10_000 - UNSEEN, 10_000, 250)],
+        Cache(Path("runs") / "bm_search.sqlite", settings),
+    )
+
+
+def _run(bench: Bench, sampler: str, seed: int, warm: int, trials: int) -> pd.DataFrame:
+    """Return the trials of one search, the dense network first."""
+    problem = _with_damage(bench, sampler)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.sampler = _sampler(sampler, problem, seed, warm)
+    distributions = problem.space.distributions()
+    rows = [_dense_row(bench, study)]
+    for _ in range(trials):
+        start = time.perf_counter()
+        trial = study.ask(distributions)
+        proposing = time.perf_counter() - start
+        candidate = problem.space.snap(problem.space.candidate(trial.params))
+        loss, accuracy, seconds = bench.score(candidate)
+        latency_ms = float(problem.latency_ms([candidate])[0])
+        trial.set_user_attr("accuracy", accuracy)
+        study.tell(trial, [loss, latency_ms])
+        rows.append((loss, accuracy, latency_ms, proposing, seconds, candidate))
+    columns = ["loss", "accuracy", "latency_ms", "proposing_s", "evaluating_s", "candidate"]
+    frame = pd.DataFrame(rows, columns=columns)
+    for position in _front(frame):
+        loss, accuracy, _ = bench.score(frame["candidate"][position], unseen=True)
+        frame.loc[position, ["unseen_loss", "unseen_accuracy"]] = loss, accuracy
+    frame["candidate"] = frame["candidate"].map(_coded)
+    return frame
+
+
+def _sampler(name: str, problem: Problem, seed: int, warm: int) -> optuna.samplers.BaseSampler:
+    if not warm:
+        return build_sampler(name, problem, seed=seed)
+    from autoprune.strategy.warm_start import warm_started
+
+    return warm_started(build_sampler(name, problem, seed=seed), problem, anchors=warm)
+
+
+def _dense_row(
+    bench: Bench, study: optuna.Study
+) -> tuple[float, float, float, float, float, Candidate]:
+    space = bench.problem.space
+    dense = space.dense()
+    loss, accuracy, seconds = bench.score(dense)
+    study.add_trial(
+        optuna.trial.create_trial(
+            params=space.params(dense),
+            distributions=space.distributions(),
+            values=[loss, bench.problem.dense_ms],
+            user_attrs={"dense": True, "accuracy": accuracy},
+        )
+    )
+    return loss, accuracy, bench.problem.dense_ms, 0.0, seconds, dense
+
+
+def _with_damage(bench: Bench, sampler: str) -> Problem:
+    """Return the problem with the damage curves of the criterion that a sampler wants."""
+    batches = bench.task.calibration(256)
+    criterion = wanted_damage(sampler) or "obs"
+    scores = bench.problem.scores
+    if criterion != "obs":
+        scores = build_criterion(criterion).score(bench.network, batches)
+    damage = Damage.of_scores(
+        bench.problem.space,
+        scores,
+        Calibrated.of(bench.network, batches).measured.blocks,
+        cumulative=criterion == "obs",
+    )
+    return dataclasses.replace(bench.problem, damage=damage)
+
+
+def _coded(candidate: Candidate) -> str:
+    """Return a candidate as ratios and dropped blocks in one short string."""
+    ratios = " ".join(f"{ratio:.4g}" for ratio in candidate.ratios)
+    return f"{ratios}|{''.join('01'[gone] for gone in candidate.dropped)}"
+
+
+def _scores(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Return mean cross-entropy in nats and accuracy, in bfloat16 and channels last."""
+    loss, right, count = 0.0, 0, 0
+    model = model.eval().to(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for images, classes in batches:
+            logits = model(images.contiguous(memory_format=torch.channels_last)).float()
+            loss += float(F.cross_entropy(logits, classes, reduction="sum"))
+            right += int((logits.argmax(1) == classes).sum())
+            count += len(classes)
+    return loss / count, right / count
+
+
+def _volumes(trials: pd.DataFrame, dense_ms: float) -> pd.DataFrame:
+    """Return hypervolumes of loss and error after each number of evaluations."""
+    latency = trials["latency_ms"].to_numpy()
+    quality = {"loss": _quality(trials["loss"]), "error": trials["accuracy"].to_numpy()}
+    rows = []
+    for count in [n for n in CHECKPOINTS if n < len(trials)]:
+        part = slice(0, count + 1)
+        rows.append(
+            {
+                "evaluations": count,
+                **{
+                    name: 100 * hypervolume(values[part], latency[part], dense_ms=dense_ms)
+                    for name, values in quality.items()
+                },
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _quality(loss: pd.Series) -> Float[np.ndarray, " trials"]:
+    """Return 1 for the first loss, the dense network's, 0 for one of guessing."""
+    share = np.log(CHANCE / loss.to_numpy()) / np.log(CHANCE / loss.iloc[0])
+    return np.clip(share, 0.0, 1.0)
+
+
+def _unseen(trials: pd.DataFrame) -> float:
+    """Return the hypervolume of the error of the front on images that the search never saw."""
+    return 100 * hypervolume(
+        trials["unseen_accuracy"].to_numpy(),
+        trials["latency_ms"].to_numpy(),
+        dense_ms=trials["latency_ms"].iloc[0],
+    )
+
+
+def _front(trials: pd.DataFrame) -> Float[np.ndarray, " points"]:
+    """Return the positions of the trials on the front of accuracy."""
+    return np.flatnonzero(
+        pareto_mask(trials["accuracy"].to_numpy(), trials["latency_ms"].to_numpy())
+    )
+
+
+def _table(options: argparse.Namespace) -> None:
+    """Write mean and spread over seeds of every sampler, best first."""
+    rows = []
+    for folder in sorted((RESULTS / "search").iterdir()):
+        runs: dict[str, list[pd.DataFrame]] = {}
+        for path in sorted(folder.glob("*.csv")):
+            runs.setdefault(path.stem.rpartition("_")[0], []).append(pd.read_csv(path))
+        rows += [_row(folder.name, name, found) for name, found in runs.items()]
+    frame = pd.DataFrame(rows).sort_values(["run", "_order"], ascending=[True, False])
+    write_result(
+        "bm_search",
+        frame.drop(columns="_order"),
+        command="python benchmarks/bm_search.py",
+        packages=["torch", "optuna"],
+    )
+
+
+def _row(folder: str, name: str, runs: list[pd.DataFrame]) -> dict[str, object]:
+    """Return the means over seeds of one sampler in one folder."""
+    row: dict[str, object] = {"run": folder, "sampler": name, "seeds": len(runs)}
+    volumes = [_volumes(trials, trials["latency_ms"].iloc[0]) for trials in runs]
+    shortest = min(len(volume) for volume in volumes)
+    for kind in ("loss", "error"):
+        values = np.array([volume[kind].to_numpy()[:shortest] for volume in volumes])
+        for column, count in enumerate(volumes[0]["evaluations"][:shortest]):
+            mean, spread = values[:, column].mean(), values[:, column].std()
+            row[f"{kind} {count}"] = f"{mean:.1f} ± {spread:.1f}"
+        if kind == "loss":
+            row["_order"] = float(values[:, -1].mean()) if shortest else 0.0
+    row["unseen error"] = f"{np.mean([_unseen(trials) for trials in runs]):.1f}"
+    proposing = [trials["proposing_s"].iloc[1:].median() for trials in runs]
+    row["ms per proposal"] = f"{1000 * np.mean(proposing):.0f}"
+    row["ms per evaluation"] = f"{1000 * np.mean([t['evaluating_s'].mean() for t in runs]):.0f}"
+    return row
+
+
+if __name__ == "__main__":
+    main()
