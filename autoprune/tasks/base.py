@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.errors import TaskError
+
+T = TypeVar("T")
 
 #: The two splits a network may be scored on; the search never sees ``"test"``.
 Split = Literal["search", "test"]
@@ -27,11 +30,36 @@ class Score:
         loss: Mean cross-entropy in nats per sample.
         accuracy: Fraction of samples whose largest output is the right class, in [0, 1].
         samples: Samples it was measured on.
+        loss_stderr: Standard error of ``loss``: the standard deviation of the samples' losses over
+            the square root of their number; NaN where it is not known.
     """
 
     loss: float
     accuracy: float
     samples: int
+    loss_stderr: float = math.nan
+
+    @classmethod
+    def of(cls, losses: Float[Tensor, " n"], correct: Float[Tensor, " n"]) -> Score:
+        """Return the score of samples.
+
+        Args:
+            losses: Of every sample, in nats.
+            correct: Of every sample, the fraction of its answers that is right.
+
+        Raises:
+            TaskError: There are no samples.
+        """
+        count = len(losses)
+        if not count:
+            raise TaskError("cannot score a network on no samples; the split is empty")
+        spread = float(losses.double().std()) if count > 1 else math.nan
+        return cls(
+            loss=float(losses.double().mean()),
+            accuracy=float(correct.double().mean()),
+            samples=count,
+            loss_stderr=spread / math.sqrt(count),
+        )
 
 
 class Task(ABC):
@@ -68,6 +96,59 @@ class Task(ABC):
         """Return the score of ``model`` in evaluation mode on ``split``."""
 
 
+class SampledTask(Task):
+    """A task whose samples can be scored one by one.
+
+    What a network is worth can then be said on the first samples of a split, so that a search stops
+    scoring a network that is clearly worse than another, and networks can be compared with the
+    unpruned one by their output distributions. A sample has one loss and one fraction of right
+    answers: an image with its class, a sequence with its tokens.
+    """
+
+    @abstractmethod
+    def samples(self, split: Split) -> int:
+        """Return how many samples a network is scored on."""
+
+    @abstractmethod
+    def batches(self, split: Split, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and targets of samples ``start`` to ``stop``, always in the same order.
+
+        The first samples should be like the others: of all classes, of all documents.
+        """
+
+    @abstractmethod
+    def sample_scores(
+        self, outputs: object, targets: Tensor
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Return the loss in nats and the fraction of right answers of each sample of a batch.
+
+        Args:
+            outputs: What the network returned.
+            targets: As :meth:`batches` gave them, on the device of the network.
+
+        Raises:
+            TaskError: The outputs are not what the task needs.
+        """
+
+    @abstractmethod
+    def log_probabilities(self, outputs: object) -> Float[Tensor, "n *positions classes"]:
+        """Return the logarithms of the network's output distributions.
+
+        Args:
+            outputs: What the network returned, and :meth:`sample_scores` accepted.
+        """
+
+    @final
+    def evaluate(self, model: nn.Module, split: Split) -> Score:
+        """Return the score of ``model`` on all samples of ``split``.
+
+        Raises:
+            TaskError: The outputs are not what the task needs.
+        """
+        batches = self.batches(split, 0, self.samples(split))
+        return total_score(run_batches(model, batches, self.sample_scores))
+
+
 def reference_inputs(images: Float[Tensor, "n ..."], batch: int) -> tuple[Tensor, ...]:
     """Return a deployment batch of exactly ``batch`` samples, repeating ``images`` if need be.
 
@@ -96,20 +177,67 @@ def classification_score(
     Raises:
         TaskError: There are no samples, or the outputs are no finite logits for these classes.
     """
+    return total_score(
+        run_batches(
+            model,
+            batches,
+            lambda outputs, targets: classification_scores(outputs, targets, classes=classes),
+        )
+    )
+
+
+def classification_scores(
+    outputs: object, targets: Int[Tensor, " n"], *, classes: int | None = None
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return the cross-entropy of each sample, and 1 where the largest logit is the right one.
+
+    Args:
+        outputs: Should be logits ``(n, classes)``.
+        targets: Class indices.
+        classes: Outputs there must be; ``None`` asks for enough to hold the targets.
+
+    Raises:
+        TaskError: The outputs are no finite logits for these classes.
+    """
+    logits = _checked_logits(outputs, targets, classes)
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    return losses, (logits.argmax(dim=1) == targets).float()
+
+
+def run_batches(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    scored: Callable[[object, Tensor], T],
+) -> list[T]:
+    """Return ``scored(outputs, targets)`` of every batch.
+
+    The model runs in evaluation mode without gradients, on the device of its parameters; every
+    module's mode is what it was afterwards.
+
+    Args:
+        model: Takes one batch of inputs.
+        batches: Inputs and targets.
+        scored: Sees outputs and targets on the device of the model.
+    """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    loss, correct, samples = 0.0, 0, 0
     # Not inference_mode: models that cache tables in forward would keep tensors that can never
     # be trained with afterwards.
     with evaluation_mode(model), torch.no_grad():
-        for inputs, targets in batches:
-            logits = _checked_logits(model(inputs.to(device)), targets, classes)
-            targets = targets.to(device)
-            loss += F.cross_entropy(logits, targets, reduction="sum").item()
-            correct += int((logits.argmax(dim=1) == targets).sum())
-            samples += len(targets)
-    if not samples:
+        return [scored(model(inputs.to(device)), targets.to(device)) for inputs, targets in batches]
+
+
+def total_score(
+    parts: Sequence[tuple[Float[Tensor, " _"], Float[Tensor, " _"]]],
+) -> Score:
+    """Return the score over batches of losses and fractions right, one number per sample.
+
+    Raises:
+        TaskError: There are no samples.
+    """
+    if not parts:
         raise TaskError("cannot score a network on no samples; the split is empty")
-    return Score(loss=loss / samples, accuracy=correct / samples, samples=samples)
+    losses, correct = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Score.of(losses, correct)
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from autoprune.errors import TaskError
-from autoprune.tasks.base import Score, Split, Task, classification_score, reference_inputs
+from autoprune.tasks.base import SampledTask, Split, classification_scores, reference_inputs
 
 #: Samples of the search split that one evaluation uses unless told otherwise.
 SEARCH_SAMPLES = 2048
@@ -57,7 +58,7 @@ class ArraySamples(Samples):
         )
 
 
-class ClassificationTask(Task):
+class ClassificationTask(SampledTask):
     """Top-1 classification of images in three splits.
 
     Attributes:
@@ -125,24 +126,35 @@ class ClassificationTask(Task):
         """
         if samples < 1:
             raise TaskError(f"calibration needs at least one sample, not {samples}")
-        return list(self._batches(self.training, samples))
+        return list(self._batched(self.training, 0, min(samples, len(self.training))))
 
-    def evaluate(self, model: nn.Module, split: Split) -> Score:
-        """Return mean cross-entropy and top-1 accuracy on ``split``.
+    def samples(self, split: Split) -> int:
+        """Return how many images a network is scored on."""
+        return len(self.test) if split == "test" else min(self.search_samples, len(self.search))
+
+    def batches(self, split: Split, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and class indices of samples ``start`` to ``stop``."""
+        return self._batched(self.test if split == "test" else self.search, start, stop)
+
+    def sample_scores(
+        self, outputs: object, targets: Tensor
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        """Return each image's cross-entropy, and 1 where the largest logit is the right one.
 
         Raises:
             TaskError: The outputs are no finite logits for the task's classes.
         """
-        if split == "search":
-            batches = self._batches(self.search, self.search_samples)
-        else:
-            batches = self._batches(self.test, len(self.test))
-        return classification_score(model, batches, classes=self.classes)
+        return classification_scores(outputs, targets, classes=self.classes)
 
-    def _batches(self, samples: Samples, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-        end = min(limit, len(samples))
-        for start in range(0, end, self.evaluation_batch):
-            yield samples.batch(start, min(start + self.evaluation_batch, end))
+    def log_probabilities(self, outputs: object) -> Float[Tensor, "n classes"]:
+        """Return the logarithms of the classes' probabilities."""
+        if not isinstance(outputs, Tensor):
+            raise TaskError(f"expected a tensor of logits, got {type(outputs).__name__}")
+        return F.log_softmax(outputs.float(), dim=1)
+
+    def _batched(self, samples: Samples, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(start, stop, self.evaluation_batch):
+            yield samples.batch(first, min(first + self.evaluation_batch, stop))
 
 
 def normalised(

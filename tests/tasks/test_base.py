@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import TaskError
-from autoprune.tasks.base import classification_score, reference_inputs
+from autoprune.tasks.base import Score, classification_score, reference_inputs
 
 
 class _Returns(nn.Module):
@@ -38,6 +38,22 @@ def test_score_equals_the_definition_written_out_over_uneven_batches():
     assert score.loss == pytest.approx(sum(losses) / 10, rel=1e-5)
     assert score.accuracy == sum(a == b for a, b in zip(hits, targets.tolist(), strict=True)) / 10
     assert score.samples == 10
+    spread = math.sqrt(sum((loss - sum(losses) / 10) ** 2 for loss in losses) / 9)
+    assert score.loss_stderr == pytest.approx(spread / math.sqrt(10), rel=1e-5)
+
+
+def test_standard_error_of_one_sample_is_not_known():
+    assert math.isnan(Score.of(torch.tensor([2.0]), torch.tensor([1.0])).loss_stderr)
+
+
+def test_stated_standard_error_is_that_of_repeated_draws():
+    # 400 draws: their standard deviation is within 20 % of the truth but for a chance below 1e-7.
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(400, 50, generator=generator)
+    scores = [Score.of(losses, losses) for losses in draws]
+    found = float(torch.tensor([score.loss for score in scores]).std())
+    assert found == pytest.approx(scores[0].loss_stderr, rel=0.3)
+    assert found == pytest.approx(math.sqrt(1 / 12 / 50), rel=0.2)
 
 
 def test_every_module_gets_its_own_mode_back_even_after_an_error():

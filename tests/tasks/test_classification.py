@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import pickle
 
 import numpy as np
@@ -109,3 +110,22 @@ def test_a_network_for_other_classes_is_refused():
     wrong = nn.Sequential(nn.Flatten(), nn.Linear(32, 1000))
     with pytest.raises(TaskError, match="3 classes, but the network has 1000 outputs"):
         _task().evaluate(wrong, "search")
+
+
+def test_samples_one_by_one_are_the_whole_split_in_order():
+    task, model = _task(evaluation_batch=5, search_samples=11), _model().requires_grad_(False)
+    inputs, targets = (torch.cat(c) for c in zip(*task.batches("search", 2, 9), strict=True))
+    images, labels = task.search.batch(2, 9)
+    assert torch.equal(inputs, images)
+    assert torch.equal(targets, labels)
+    whole, classes = task.search.batch(0, task.samples("search"))
+    losses, correct = task.sample_scores(model(whole), classes)
+    score = task.evaluate(model, "search")
+    assert (score.samples, len(losses)) == (11, 11)
+    assert score.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert score.accuracy == pytest.approx(float(correct.mean()))
+    chances = task.log_probabilities(model(whole)).exp()
+    assert losses.tolist() == pytest.approx(
+        [-math.log(row[c]) for row, c in zip(chances.tolist(), classes.tolist(), strict=True)],
+        rel=1e-4,
+    )
