@@ -6,19 +6,25 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
 
+from autoprune.errors import TaskError
 from autoprune.network.network import Network
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.realiser import build_realiser
 from autoprune.pruning.surgery import Surgeon
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
-from autoprune.tasks.base import Task
+from autoprune.tasks.base import SampledTask, Score, Task
+from autoprune.tasks.divergence import Divergence
+from autoprune.tasks.racing import Bar, race
+
+#: What samplers minimise beside latency: mean loss, or mean divergence from the unpruned network.
+Metric = Literal["loss", "kl"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +33,15 @@ class Evaluation:
 
     Attributes:
         candidate: The candidate.
-        status: ``"failed"`` when it could not be built or scored.
-        loss: Mean cross-entropy on the search split in nats; NaN when failed.
+        status: ``"screened"`` when scoring stopped early because it was clearly worse than another
+            network as fast, ``"failed"`` when it could not be built or scored.
+        loss: The metric on the search split in nats, mean loss or mean divergence from the unpruned
+            network; NaN when failed.
         accuracy: Fraction right on the search split; NaN when failed.
+        samples: Samples that both were measured on: the whole split's, fewer when screened.
+        loss_stderr: Standard error of ``loss``; NaN where it is not known.
+        rungs: Scores on the first samples of the split, the last on all samples it was scored on;
+            empty for a task that does not score sample by sample.
         latency_ms: Predicted latency of one deployment batch.
         macs: Multiply-accumulates of one deployment batch.
         params: Parameter elements.
@@ -38,22 +50,43 @@ class Evaluation:
     """
 
     candidate: Candidate
-    status: Literal["complete", "failed"]
+    status: Literal["complete", "screened", "failed"]
     loss: float = math.nan
     accuracy: float = math.nan
+    samples: int = 0
+    loss_stderr: float = math.nan
+    rungs: tuple[Score, ...] = ()
     latency_ms: float
     macs: int
     params: int
     seconds: float = 0.0
     reason: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the candidate as plain values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del values["candidate"]
+        return values | {"rungs": [dataclasses.astuple(rung) for rung in self.rungs]}
+
+    @classmethod
+    def from_json(cls, candidate: Candidate, values: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation of ``candidate`` that :meth:`to_json` made plain."""
+        rungs = tuple(Score(*rung) for rung in values["rungs"])
+        return cls(candidate=candidate, **{**values, "rungs": rungs})
+
 
 @runtime_checkable
 class Evaluates(Protocol):
     """What executes trials: an :class:`Evaluator`, or a stand-in for it."""
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
-        """Return the scores of ``candidate``; never raises an ``Exception``."""
+    def __call__(self, candidate: Candidate, bar: Bar = ()) -> Evaluation:
+        """Return the scores of ``candidate``; never raises an ``Exception``.
+
+        Args:
+            candidate: The candidate.
+            bar: What another network scored on the first samples; scoring may end where the
+                candidate is clearly worse.
+        """
         ...
 
     def failed(self, candidate: Candidate, reason: str) -> Evaluation:
@@ -77,6 +110,7 @@ class Evaluator:
         scores: Mapping[str, Float[np.ndarray, " units"]],
         calibration_samples: int,
         realise: str = "statistics",
+        metric: Metric = "loss",
     ) -> None:
         """Prepare what all candidates share.
 
@@ -88,9 +122,11 @@ class Evaluator:
             calibration_samples: Training samples that candidates are realised with.
             realise: Name of the way a plan becomes a network, in
                 :data:`autoprune.pruning.realiser.REALISERS`.
+            metric: What is minimised.
 
         Raises:
             UnknownNameError: There is no such way.
+            TaskError: The metric needs a task that scores sample by sample.
         """
         self.network = network
         self.task = task
@@ -100,25 +136,56 @@ class Evaluator:
         }
         self._surgeon = Surgeon(network)
         self._realiser = build_realiser(realise, network, task.calibration(calibration_samples))
+        self._divergence = self._divergence_from_dense() if metric == "kl" else None
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
-        """Return the scores of ``candidate``; a failure comes back as a failed evaluation."""
+    def __call__(self, candidate: Candidate, bar: Bar = ()) -> Evaluation:
+        """Return the scores of ``candidate``; a failure comes back as a failed evaluation.
+
+        Args:
+            candidate: The candidate.
+            bar: What another network scored on the first samples. A task that scores sample by
+                sample ends where the candidate is clearly worse; others never do.
+        """
         started = time.perf_counter()
         try:
-            score = self.task.evaluate(self.build(candidate), "search")
-            reason = "" if math.isfinite(score.loss) else f"ValueError: the loss is {score.loss}"
+            scores = self._scored(self.build(candidate), bar)
+            loss = scores[-1].loss
+            reason = "" if math.isfinite(loss) else f"ValueError: the loss is {loss}"
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is the trial's result
-            score, reason = None, f"{type(error).__name__}: {error}"
-        seconds = time.perf_counter() - started
-        if score is None or reason:
-            return dataclasses.replace(self.failed(candidate, reason), seconds=seconds)
+            scores, reason = (), f"{type(error).__name__}: {error}"
+        evaluation = self.failed(candidate, reason)
+        if not reason:
+            evaluation = self._scored_evaluation(evaluation, scores)
+        return dataclasses.replace(evaluation, seconds=time.perf_counter() - started)
+
+    def _scored(self, model: nn.Module, bar: Bar) -> tuple[Score, ...]:
+        """Return the scores of a network on growing parts of the search split."""
+        if self._divergence is not None:
+            return self._divergence.race(model, bar)
+        if isinstance(self.task, SampledTask):
+            return race(self.task, model, bar)
+        return (self.task.evaluate(model, "search"),)
+
+    def _scored_evaluation(self, costs: Evaluation, scores: tuple[Score, ...]) -> Evaluation:
+        sampled, last = isinstance(self.task, SampledTask), scores[-1]
+        screened = sampled and last.samples < self.task.samples("search")
         return dataclasses.replace(
-            self.failed(candidate, ""),
-            status="complete",
-            loss=float(score.loss),
-            accuracy=float(score.accuracy),
-            seconds=seconds,
+            costs,
+            status="screened" if screened else "complete",
+            loss=float(last.loss),
+            accuracy=float(last.accuracy),
+            samples=last.samples,
+            loss_stderr=last.loss_stderr,
+            rungs=scores if sampled else (),
         )
+
+    def _divergence_from_dense(self) -> Divergence:
+        if not isinstance(self.task, SampledTask):
+            raise TaskError(
+                f"the metric 'kl' needs a task that scores sample by sample, but {self.task.name!r}"
+                " does not; derive it from autoprune.tasks.base.SampledTask, or take metric 'loss'"
+            )
+        return Divergence(self.task, self.build(self.problem.space.dense()))
 
     def failed(self, candidate: Candidate, reason: str) -> Evaluation:
         """Return what is known of ``candidate`` without its scores: the costs, and the reason."""

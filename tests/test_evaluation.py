@@ -1,4 +1,6 @@
 import copy
+import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -8,14 +10,20 @@ from ray import cloudpickle
 from torch import nn
 
 from autoprune.errors import TaskError, UnknownNameError
-from autoprune.evaluation import Evaluator, unit_order
+from autoprune.evaluation import Evaluation, Evaluator, unit_order
 from autoprune.network.trace import trace
 from autoprune.pruning.realiser import REALISERS
 from autoprune.pruning.verify import verified
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import Candidate, build_space
-from autoprune.tasks.base import Score, Task, classification_score
+from autoprune.tasks.base import (
+    SampledTask,
+    Score,
+    Task,
+    classification_score,
+    classification_scores,
+)
 from autoprune.testing.evaluators import LinearLatency
 
 CLASSES = 4
@@ -182,6 +190,79 @@ def test_loss_that_is_not_finite_is_a_failure():
     evaluation = evaluator(half(evaluator))
 
     assert (evaluation.status, evaluation.reason) == ("failed", "ValueError: the loss is nan")
+
+
+class SampledBlobs(Blobs, SampledTask):
+    """The same images, one by one."""
+
+    def samples(self, split):
+        return 16
+
+    def batches(self, split, start, stop):
+        first = 16 if split == "search" else 32
+        part = slice(first + start, first + stop)
+        yield self.images[part], self.labels[part]
+
+    def sample_scores(self, outputs, targets):
+        return classification_scores(outputs, targets)
+
+    def log_probabilities(self, outputs):
+        return outputs.log_softmax(1)
+
+    evaluate = SampledTask.evaluate
+
+
+def test_standard_error_comes_with_the_loss():
+    plain, sampled = evaluator_for(), evaluator_for(SampledBlobs())
+    here, there = plain(half(plain)), sampled(half(sampled))
+    assert (here.loss, here.accuracy, here.samples) == (there.loss, there.accuracy, 16)
+    assert here.loss_stderr == there.loss_stderr > 0
+    assert (here.rungs, len(there.rungs)) == ((), 1)
+
+
+def test_scoring_ends_where_the_bar_is_clearly_better(monkeypatch):
+    monkeypatch.setattr("autoprune.tasks.racing.RUNGS", (4, 8))
+    evaluator = evaluator_for(SampledBlobs())
+    whole = evaluator(half(evaluator))
+    bar = tuple(
+        dataclasses.replace(rung, loss=rung.loss - gap)
+        for rung, gap in zip(whole.rungs, (0.0, 9.0, 9.0), strict=True)
+    )
+
+    screened = evaluator(half(evaluator), bar)
+
+    assert (whole.status, whole.samples, len(whole.rungs)) == ("complete", 16, 3)
+    assert (screened.status, screened.samples) == ("screened", 8)
+    assert screened.rungs == whole.rungs[:2]
+    assert screened.loss == whole.rungs[1].loss
+    assert evaluator_for()(half(evaluator), bar).status == "complete"  # cannot be raced
+
+
+def test_divergence_of_the_unpruned_network_is_zero_and_of_others_is_not():
+    evaluator = evaluator_for(SampledBlobs(), metric="kl")
+    dense, pruned = evaluator(evaluator.problem.space.dense()), evaluator(half(evaluator))
+    images = evaluator.task.images[16:32]
+    p, q = (
+        net(images).detach().double().softmax(1)
+        for net in (evaluator.network.model, evaluator.build(half(evaluator)))
+    )
+    assert dense.loss == 0.0
+    assert pruned.loss == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-4)
+    assert (
+        pruned.accuracy
+        == evaluator.task.evaluate(evaluator.build(half(evaluator)), "search").accuracy
+    )
+
+
+def test_divergence_needs_samples():
+    with pytest.raises(TaskError, match=r"'kl' needs a task that scores sample by sample, but 'bl"):
+        evaluator_for(metric="kl")
+
+
+def test_evaluation_survives_as_plain_values():
+    evaluation = evaluator_for(SampledBlobs())(half(evaluator_for()))
+    text = json.dumps(evaluation.to_json())
+    assert Evaluation.from_json(evaluation.candidate, json.loads(text)) == evaluation
 
 
 def test_interruption_passes():

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -15,6 +16,8 @@ from autoprune.evaluation import Evaluation
 from autoprune.strategy.pareto import hypervolume
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate, SearchSpace
+from autoprune.tasks.base import Score
+from autoprune.tasks.racing import Bar
 
 #: Reason of a trial whose evaluation never ended because the run was stopped.
 INTERRUPTED = "interrupted"
@@ -57,7 +60,7 @@ class Record:
 
     @property
     def complete(self) -> bool:
-        """Whether the trial gave a network."""
+        """Whether the trial gave a network that was scored on all samples."""
         return self.evaluation.status == "complete"
 
     @property
@@ -74,10 +77,13 @@ class Proposal:
     Attributes:
         number: Number of its trial in the study.
         candidate: The candidate, inside the budget and on the width grid.
+        bar: What the best network that is as fast scored on the first samples; empty where there is
+            none, or where networks are not raced.
     """
 
     number: int
     candidate: Candidate
+    bar: Bar = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +128,7 @@ class StudyDriver:
         *,
         limits: Limits,
         listeners: Sequence[Listener] = (),
+        racing: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take up the study where it stands.
@@ -131,19 +138,23 @@ class StudyDriver:
             problem: The search space and the latency of its candidates.
             limits: When to stop.
             listeners: Called after every evaluation.
+            racing: Whether evaluations may end early where a network as fast is clearly better.
             clock: Returns seconds; for tests.
         """
         self.study = study
         self.problem = problem
         self.limits = limits
         self.listeners = tuple(listeners)
+        self.racing = racing
         self.stopped = ""
         self.records = read_records(study, problem.space)
         self._clock = clock
         self._began = clock()
         self._distributions = problem.space.distributions()
         self._known = {
-            record.evaluation.candidate.key: record for record in self.records if record.complete
+            record.evaluation.candidate.key: record
+            for record in self.records
+            if record.evaluation.status != "failed"
         }
         self._pending: dict[int, tuple[Trial, Candidate]] = {}
         self._copies: dict[str, list[Trial]] = {}
@@ -192,7 +203,7 @@ class StudyDriver:
             if not self._is_known(candidate):
                 self._pending[trial.number] = (trial, candidate)
                 self._copies[candidate.key] = []
-                return Proposal(trial.number, candidate)
+                return Proposal(trial.number, candidate, self._bar(candidate))
             self._copy(trial, candidate)
             repeats += 1
             if repeats >= self.limits.repeats:
@@ -215,7 +226,8 @@ class StudyDriver:
         self._fresh += 1
         for copy in self._copies.pop(candidate.key):
             self._tell(copy, evaluation, duplicate_of=number)
-        self._failures_in_a_row = 0 if record.complete else self._failures_in_a_row + 1
+        failed = evaluation.status == "failed"
+        self._failures_in_a_row = self._failures_in_a_row + 1 if failed else 0
         if self._failures_in_a_row >= self.limits.failures:
             self.stop(f"{self._failures_in_a_row} trials in a row failed: {evaluation.reason}")
         progress = Progress(
@@ -249,6 +261,18 @@ class StudyDriver:
             self.stop(f"the time limit of {seconds:g} s is reached")
         return bool(self.stopped)
 
+    def _bar(self, candidate: Candidate) -> Bar:
+        """Return the scores of the network of least loss among those that are as fast."""
+        if not self.racing:
+            return ()
+        latency_ms = self.problem.latency_ms([candidate])[0]
+        rivals = [
+            record.evaluation
+            for record in self.records
+            if record.complete and record.evaluation.latency_ms <= latency_ms
+        ]
+        return min(rivals, key=lambda rival: rival.loss).rungs if rivals else ()
+
     def _is_known(self, candidate: Candidate) -> bool:
         return candidate.key in self._known or candidate.key in self._copies
 
@@ -268,7 +292,7 @@ class StudyDriver:
             attributes |= {"duplicate_of": duplicate_of, "seconds": 0.0}
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
-        if evaluation.status == "complete":
+        if evaluation.status != "failed":
             self.study.tell(trial, [evaluation.loss, evaluation.latency_ms])
         else:
             self.study.tell(trial, state=TrialState.FAIL)
@@ -283,10 +307,10 @@ class StudyDriver:
 
     def _keep(self, record: Record) -> None:
         self.records.append(record)
-        if record.complete:
+        if record.evaluation.status != "failed":
             self._known.setdefault(record.evaluation.candidate.key, record)
 
-    def _attributes(self, evaluation: Evaluation) -> dict[str, float | int | str | bool]:
+    def _attributes(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return what the study stores beside the two values; :func:`read_records` reads it."""
         complete = [r.evaluation for r in self.records if r.complete]
         if evaluation.status == "complete":
@@ -296,7 +320,7 @@ class StudyDriver:
             np.array([e.latency_ms for e in complete]),
             dense_ms=self.problem.dense_ms,
         )
-        attributes: dict[str, float | int | str | bool] = {
+        attributes: dict[str, Any] = {
             "key": evaluation.candidate.key,
             "latency_ms": evaluation.latency_ms,
             "macs": evaluation.macs,
@@ -304,9 +328,21 @@ class StudyDriver:
             "seconds": evaluation.seconds,
             "hypervolume": volume,
         }
-        if evaluation.status == "complete":
-            return attributes | {"accuracy": evaluation.accuracy}
-        return attributes | {"reason": evaluation.reason}
+        return attributes | _score_attributes(evaluation)
+
+
+def _score_attributes(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what the study stores of the scores; what is not known is left out."""
+    if evaluation.status == "failed":
+        return {"reason": evaluation.reason}
+    attributes: dict[str, Any] = {"accuracy": evaluation.accuracy, "samples": evaluation.samples}
+    if math.isfinite(evaluation.loss_stderr):
+        attributes["loss_stderr"] = evaluation.loss_stderr
+    if evaluation.rungs:
+        attributes["rungs"] = evaluation.to_json()["rungs"]
+    if evaluation.status == "screened":
+        attributes["screened"] = True
+    return attributes
 
 
 def close_open_trials(study: optuna.Study) -> None:
@@ -342,18 +378,21 @@ def _rank(record: Record) -> tuple[float, float, float, int]:
 
 def _record(trial: FrozenTrial, space: SearchSpace) -> Record:
     stored = trial.user_attrs
-    complete = trial.state == TrialState.COMPLETE
-    loss, latency_ms = trial.values if complete else (math.nan, stored.get("latency_ms", math.nan))
+    failed = trial.state != TrialState.COMPLETE
+    loss, latency_ms = (math.nan, stored.get("latency_ms", math.nan)) if failed else trial.values
     evaluation = Evaluation(
         candidate=space.snap(space.candidate(trial.params)),
-        status="complete" if complete else "failed",
+        status="failed" if failed else "screened" if stored.get("screened") else "complete",
         loss=loss,
-        accuracy=stored["accuracy"] if complete else math.nan,
+        accuracy=math.nan if failed else stored["accuracy"],
+        samples=stored.get("samples", 0),
+        loss_stderr=stored.get("loss_stderr", math.nan),
+        rungs=tuple(Score(*rung) for rung in stored.get("rungs", ())),
         latency_ms=latency_ms,
         macs=stored.get("macs", 0),
         params=stored.get("params", 0),
         seconds=stored.get("seconds", 0.0),
-        reason="" if complete else stored.get("reason", INTERRUPTED),
+        reason=stored.get("reason", INTERRUPTED) if failed else "",
     )
     return Record(
         number=trial.number,

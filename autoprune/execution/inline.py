@@ -15,6 +15,6 @@ def run(driver: StudyDriver, evaluator: Evaluates) -> None:
     """
     try:
         while (proposal := driver.propose()) is not None:
-            driver.record(proposal.number, evaluator(proposal.candidate))
+            driver.record(proposal.number, evaluator(proposal.candidate, proposal.bar))
     finally:
         driver.abandon()

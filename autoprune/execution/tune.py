@@ -34,6 +34,8 @@ from autoprune.execution.driver import Proposal, StudyDriver
 from autoprune.network.factory import file_modules
 from autoprune.network.vision import load_torchvision
 from autoprune.strategy.space import Candidate
+from autoprune.tasks.base import Score
+from autoprune.tasks.racing import Bar
 
 T = TypeVar("T")
 
@@ -176,15 +178,13 @@ class _Worker(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
         """Take the next candidate; the process stays."""
-        self._candidate = _decoded(new_config["candidate"])
+        self._candidate, self._bar = _decoded(new_config["proposal"])
         return True
 
     def step(self) -> dict[str, object]:
         """Return the evaluation as plain values."""
-        evaluation = self._evaluator(self._candidate)
-        values = {f.name: getattr(evaluation, f.name) for f in dataclasses.fields(evaluation)}
-        del values["candidate"]
-        return {"evaluation": json.dumps(values), "done": True}
+        evaluation = self._evaluator(self._candidate, self._bar)
+        return {"evaluation": json.dumps(evaluation.to_json()), "done": True}
 
 
 class _StudySearcher(Searcher):
@@ -208,7 +208,7 @@ class _StudySearcher(Searcher):
         if proposal is None:
             return str(Searcher.FINISHED)
         self._open[trial_id] = proposal
-        return {"candidate": _encoded(proposal.candidate)}
+        return {"proposal": _encoded(proposal)}
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
@@ -259,17 +259,24 @@ class _Failures(tune.Callback):
         self._searcher.on_trial_error(trial.trial_id, f"worker died, twice: {detail}")
 
 
-def _encoded(candidate: Candidate) -> str:
-    return json.dumps({"ratios": candidate.ratios, "dropped": candidate.dropped})
+def _encoded(proposal: Proposal) -> str:
+    return json.dumps(
+        {
+            "ratios": proposal.candidate.ratios,
+            "dropped": proposal.candidate.dropped,
+            "bar": [dataclasses.astuple(score) for score in proposal.bar],
+        }
+    )
 
 
-def _decoded(text: str) -> Candidate:
+def _decoded(text: str) -> tuple[Candidate, Bar]:
     values = json.loads(text)
-    return Candidate(tuple(values["ratios"]), tuple(values["dropped"]))
+    candidate = Candidate(tuple(values["ratios"]), tuple(values["dropped"]))
+    return candidate, tuple(Score(*score) for score in values["bar"])
 
 
 def _evaluation(proposal: Proposal, text: str) -> Evaluation:
-    return Evaluation(candidate=proposal.candidate, **json.loads(text))
+    return Evaluation.from_json(proposal.candidate, json.loads(text))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +15,9 @@ from autoprune.errors import RunError
 TRIAL_COLUMNS: dict[str, str] = {
     "number": "int64",
     "loss": "float64",
+    "loss_stderr": "float64",
     "accuracy": "float64",
+    "samples": "Int64",
     "test_accuracy": "float64",
     "latency_ms": "float64",
     "macs": "Int64",
@@ -28,7 +31,9 @@ TRIAL_COLUMNS: dict[str, str] = {
 #: What a trial row may leave out, and what then stands in the table.
 _DEFAULTS: dict[str, object] = {
     "loss": float("nan"),
+    "loss_stderr": float("nan"),
     "accuracy": float("nan"),
+    "samples": None,
     "test_accuracy": float("nan"),
     "latency_ms": float("nan"),
     "macs": None,
@@ -45,11 +50,13 @@ class NetworkFacts:
 
     Attributes:
         accuracy: Fraction right on the search split.
-        loss: Mean cross-entropy on the search split.
+        loss: The metric on the search split, in nats.
         latency_ms: Predicted latency of one batch.
         macs: Multiply-accumulates of one batch.
         params: Number of parameter elements.
         test_accuracy: Fraction right on the test split, ``None`` where it was not computed.
+        samples: Samples of the search split, ``None`` where the task does not say.
+        loss_stderr: Standard error of ``loss``, ``None`` where it is not known.
     """
 
     accuracy: float
@@ -58,6 +65,22 @@ class NetworkFacts:
     macs: int
     params: int
     test_accuracy: float | None = None
+    samples: int | None = None
+    loss_stderr: float | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[Hashable, Any]) -> NetworkFacts:
+        """Return the facts of a network from its row of the trial table."""
+        return cls(
+            accuracy=float(row["accuracy"]),
+            loss=float(row["loss"]),
+            latency_ms=float(row["latency_ms"]),
+            macs=int(row["macs"]),
+            params=int(row["params"]),
+            test_accuracy=None if pd.isna(row["test_accuracy"]) else float(row["test_accuracy"]),
+            samples=None if pd.isna(row["samples"]) else int(row["samples"]),
+            loss_stderr=None if pd.isna(row["loss_stderr"]) else float(row["loss_stderr"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,13 +238,13 @@ class ReportData:
 
     @property
     def complete(self) -> pd.DataFrame:
-        """The trials that gave a network."""
+        """The trials that gave a network that was scored on all samples."""
         return self.trials[self.trials["status"] == "complete"]
 
     @property
     def failed(self) -> pd.DataFrame:
         """The trials that gave none."""
-        return self.trials[self.trials["status"] != "complete"]
+        return self.trials[self.trials["status"] == "failed"]
 
     @property
     def front(self) -> pd.DataFrame:
@@ -236,14 +259,7 @@ class ReportData:
             return None
         complete = self.complete
         row = complete[complete["number"] == self.chosen.trial].to_dict("records")[0]
-        return NetworkFacts(
-            accuracy=float(row["accuracy"]),
-            loss=float(row["loss"]),
-            latency_ms=float(row["latency_ms"]),
-            macs=int(row["macs"]),
-            params=int(row["params"]),
-            test_accuracy=None if pd.isna(row["test_accuracy"]) else float(row["test_accuracy"]),
-        )
+        return NetworkFacts.of_row(row)
 
 
 def trial_table(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:

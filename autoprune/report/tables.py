@@ -18,7 +18,10 @@ from autoprune.report.data import TRIAL_COLUMNS, ReportData
 #: Version of all three tables; it changes when a column is renamed, removed or given a new meaning.
 VERSION = 1
 #: Columns of ``front.csv`` and fields of a point in ``front.json``.
-FRONT_COLUMNS = ("trial", "accuracy", "loss", "latency_ms", "macs", "params", "test_accuracy")
+FRONT_COLUMNS = (
+    *("trial", "accuracy", "loss", "latency_ms", "macs", "params", "test_accuracy"),
+    *("samples", "loss_stderr"),
+)
 
 
 def write_tables(data: ReportData, directory: str | os.PathLike[str]) -> None:

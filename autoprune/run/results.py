@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -176,15 +177,7 @@ def report_data(
 def result_from(data: ReportData, directory: Path, stopped: str) -> SearchResult:
     """Return the search's result for Python and the command line."""
     points = tuple(
-        FrontPoint(
-            trial=int(row["number"]),
-            accuracy=float(row["accuracy"]),
-            loss=float(row["loss"]),
-            latency_ms=float(row["latency_ms"]),
-            macs=int(row["macs"]),
-            params=int(row["params"]),
-            test_accuracy=None if pd.isna(row["test_accuracy"]) else float(row["test_accuracy"]),
-        )
+        FrontPoint(trial=int(row["number"]), **dataclasses.asdict(NetworkFacts.of_row(row)))
         for row in data.front.to_dict("records")
     )
     reasons = data.failed["reason"]
@@ -276,8 +269,10 @@ def _row(record: Record, test_accuracy: Mapping[int, float]) -> dict[str, Any]:
     reason = scores.reason
     if record.dense:
         reason = "the unpruned network"
-    elif record.duplicate_of is not None and record.complete:
+    elif record.duplicate_of is not None and scores.status != "failed":
         reason = f"same network as trial {record.duplicate_of}"
+    elif scores.status == "screened":
+        reason = f"clearly worse after {scores.samples} samples than a network as fast"
     return {
         **_facts(record, test_accuracy),
         "number": record.number,
@@ -295,5 +290,7 @@ def _facts(record: Record, test_accuracy: Mapping[int, float]) -> dict[str, Any]
         "latency_ms": scores.latency_ms,
         "macs": scores.macs or None,  # 0 where an interrupted trial stored nothing
         "params": scores.params or None,
+        "samples": scores.samples or None,
+        "loss_stderr": None if math.isnan(scores.loss_stderr) else scores.loss_stderr,
         "test_accuracy": test_accuracy.get(record.number),
     }

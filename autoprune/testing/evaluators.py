@@ -13,6 +13,11 @@ from jaxtyping import Bool, Float, Int
 from autoprune.evaluation import Evaluation
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate, Dimension, SearchSpace
+from autoprune.tasks.base import Score
+from autoprune.tasks.racing import Bar, clearly_worse
+
+#: After how many samples it pretends to have scored.
+RUNGS = (256, 1000)
 
 
 class AnalyticEvaluator:
@@ -27,6 +32,7 @@ class AnalyticEvaluator:
         problem: Problem,
         *,
         seconds: float = 0.0,
+        stderr: float = 10.0,
         failing: Collection[str] = (),
         deadly: Collection[str] = (),
     ) -> None:
@@ -35,17 +41,25 @@ class AnalyticEvaluator:
         Args:
             problem: What is searched.
             seconds: How long one evaluation sleeps.
+            stderr: Standard error of every loss; unless it is small no candidate is clearly worse
+                than another.
             failing: Keys of candidates whose evaluation fails.
             deadly: Keys of candidates that end the process they are evaluated in.
         """
         self.problem = problem
         self.seconds = seconds
+        self.stderr = stderr
         self.failing = frozenset(failing)
         self.deadly = frozenset(deadly)
         self.calls: list[str] = []
 
-    def __call__(self, candidate: Candidate) -> Evaluation:
-        """Return the scores of ``candidate``."""
+    def __call__(self, candidate: Candidate, bar: Bar = ()) -> Evaluation:
+        """Return the scores of ``candidate``, after one rung where that is clearly worse.
+
+        Args:
+            candidate: The candidate.
+            bar: What another network scored on the first samples.
+        """
         self.calls.append(candidate.key)
         if candidate.key in self.deadly:
             os._exit(1)
@@ -54,19 +68,27 @@ class AnalyticEvaluator:
             return self.failed(candidate, "ValueError: told to fail")
         weights = np.linspace(1.0, 2.0, len(candidate.ratios))
         loss = float(weights @ np.square(candidate.ratios)) + 0.1 * sum(candidate.dropped)
-        return self._evaluation(candidate, loss=loss, reason="")
+        rungs = tuple(Score(loss, math.exp(-loss), samples, self.stderr) for samples in RUNGS)
+        if clearly_worse(rungs[0], bar):
+            rungs = rungs[:1]
+        return self._evaluation(candidate, loss=loss, reason="", rungs=rungs)
 
     def failed(self, candidate: Candidate, reason: str) -> Evaluation:
         """Return a failed evaluation of ``candidate``."""
         return self._evaluation(candidate, loss=math.nan, reason=reason)
 
-    def _evaluation(self, candidate: Candidate, *, loss: float, reason: str) -> Evaluation:
+    def _evaluation(
+        self, candidate: Candidate, *, loss: float, reason: str, rungs: tuple[Score, ...] = ()
+    ) -> Evaluation:
         kept = int(self.problem.space.widths([candidate]).sum())
         return Evaluation(
             candidate=candidate,
-            status="failed" if reason else "complete",
+            status="failed" if reason else "complete" if len(rungs) == 2 else "screened",
             loss=loss,
             accuracy=math.exp(-loss),
+            samples=rungs[-1].samples if rungs else 0,
+            loss_stderr=self.stderr if rungs else math.nan,
+            rungs=rungs,
             latency_ms=float(self.problem.latency_ms([candidate])[0]),
             macs=kept**2,
             params=kept,

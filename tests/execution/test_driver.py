@@ -69,6 +69,7 @@ def test_stores_what_the_evaluator_returns_and_reads_it_back():
     assert first.accuracy == pytest.approx(math.exp(-0.0625))
     assert first.latency_ms == pytest.approx(3.75)  # 2750 units and one block
     assert (first.macs, first.params) == (2750**2, 2750)
+    assert (first.samples, first.loss_stderr, len(first.rungs)) == (1000, 10.0, 2)
     assert "all 2 trials are done" in driver.stopped
 
 
@@ -190,10 +191,10 @@ def test_interruption_marks_what_was_running():
     problem = analytic_problem()
 
     class Stopped(AnalyticEvaluator):
-        def __call__(self, candidate):
+        def __call__(self, candidate, bar=()):
             if self.calls:
                 raise KeyboardInterrupt
-            return super().__call__(candidate)
+            return super().__call__(candidate, bar)
 
     driver = make([0.25, 0.5], problem=problem)
     with pytest.raises(KeyboardInterrupt):
@@ -215,6 +216,68 @@ def test_dense_network_is_a_trial_that_counts_for_nothing_but_is_known():
     assert StudyDriver(driver.study, driver.problem, limits=Limits(1)).dense == dense
     assert [record.duplicate_of for record in driver.records] == [None, 0, None]
     assert len(evaluator.calls) == 2
+
+
+class Both(BaseSampler):
+    """Proposes whole candidates, in order."""
+
+    def __init__(self, candidates):
+        self.candidates = list(candidates)
+
+    def infer_relative_search_space(self, study, trial):
+        return self.space.distributions()
+
+    def sample_relative(self, study, trial, search_space):
+        return dict(self.space.params(self.candidates.pop(0)))
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        raise AssertionError(param_name)
+
+
+def two_candidates(*, racing=True, sessions=(2,)):
+    """Search a network of loss 0.25, then one as slow whose loss is 0.375."""
+    problem = analytic_problem()
+    sampler = Both([Candidate((0.5, 0.0, 0.0), (False,)), Candidate((0.0, 0.5, 0.0), (False,))])
+    sampler.space = problem.space
+    study, evaluator = study_with(sampler), AnalyticEvaluator(problem, stderr=0.0)
+    for trials in sessions:
+        driver = StudyDriver(study, problem, limits=Limits(trials), racing=racing)
+        inline.run(driver, evaluator)
+    return driver
+
+
+def test_network_worse_than_one_as_fast_is_screened_and_counts_for_nothing_but_the_sampler():
+    driver, whole = two_candidates(), two_candidates(racing=False)
+
+    worse = driver.records[1]
+    assert [r.evaluation.status for r in driver.records] == ["complete", "screened"]
+    assert (worse.evaluation.samples, len(worse.evaluation.rungs)) == (256, 1)
+    trial = driver.study.get_trials()[1]
+    assert (trial.state, trial.user_attrs["screened"]) == (TrialState.COMPLETE, True)
+    assert trial.values[0] == pytest.approx(0.375)
+    assert worse.counted
+    assert worse.hypervolume == driver.records[0].hypervolume
+    assert best_record([worse], None) is None
+    assert driver.records == read_records(driver.study, driver.problem.space)
+    assert [r.evaluation.status for r in whole.records] == ["complete", "complete"]
+
+
+def test_what_a_network_is_compared_with_comes_from_the_study():
+    assert two_candidates(sessions=(1, 2)).records == two_candidates().records
+
+
+def test_bar_is_the_least_loss_among_networks_that_are_as_fast():
+    driver = make([0.2, 0.5, 0.3, 0.4, 0.6])
+    evaluator = AnalyticEvaluator(driver.problem)
+    for _ in range(3):
+        proposal = driver.propose()
+        driver.record(proposal.number, evaluator(proposal.candidate))
+    by_ratio = {r.evaluation.candidate.ratios[0]: r.evaluation for r in driver.records}
+
+    fourth, fifth = driver.propose(), driver.propose()
+
+    assert fourth.bar == by_ratio[0.5].rungs  # only that one is as fast
+    assert fifth.bar == ()
 
 
 def test_listeners_hear_of_every_evaluation():

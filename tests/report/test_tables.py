@@ -46,6 +46,8 @@ def test_the_front_as_json_says_what_it_was_measured_against(data, tmp_path):
         "macs": 1_000_000,
         "params": 2_000,
         "test_accuracy": 0.89,
+        "samples": None,
+        "loss_stderr": None,
     }
     assert front["points"][0]["test_accuracy"] is None
 
