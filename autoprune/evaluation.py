@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
 
-from autoprune.errors import TaskError
 from autoprune.network.network import Network
+from autoprune.pruning.merge import Calibrated
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.realiser import build_realiser
 from autoprune.pruning.surgery import Surgeon
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
-from autoprune.tasks.base import SampledTask, Score, Task
+from autoprune.tasks.base import SampledTask, Score, Task, needs_samples
 from autoprune.tasks.divergence import Divergence
 from autoprune.tasks.racing import Bar, race
 
@@ -110,6 +110,7 @@ class Evaluator:
         scores: Mapping[str, Float[np.ndarray, " units"]],
         calibration_samples: int,
         realise: str = "statistics",
+        calibrated: Calibrated | None = None,
         metric: Metric = "loss",
     ) -> None:
         """Prepare what all candidates share.
@@ -122,6 +123,8 @@ class Evaluator:
             calibration_samples: Training samples that candidates are realised with.
             realise: Name of the way a plan becomes a network, in
                 :data:`autoprune.pruning.realiser.REALISERS`.
+            calibrated: What the calibration samples told about the network, where that is known
+                already.
             metric: What is minimised.
 
         Raises:
@@ -135,8 +138,13 @@ class Evaluator:
             group.name: unit_order(scores[group.name], group.size) for group in network.groups
         }
         self._surgeon = Surgeon(network)
-        self._realiser = build_realiser(realise, network, task.calibration(calibration_samples))
-        self._divergence = self._divergence_from_dense() if metric == "kl" else None
+        self._realiser = build_realiser(
+            realise, network, task.calibration(calibration_samples), calibrated=calibrated
+        )
+        self._divergence = None
+        if metric == "kl":
+            dense = self.build(problem.space.dense())
+            self._divergence = Divergence(needs_samples(task, "the metric 'kl'"), dense)
 
     def __call__(self, candidate: Candidate, bar: Bar = ()) -> Evaluation:
         """Return the scores of ``candidate``; a failure comes back as a failed evaluation.
@@ -167,8 +175,9 @@ class Evaluator:
         return (self.task.evaluate(model, "search"),)
 
     def _scored_evaluation(self, costs: Evaluation, scores: tuple[Score, ...]) -> Evaluation:
-        sampled, last = isinstance(self.task, SampledTask), scores[-1]
-        screened = sampled and last.samples < self.task.samples("search")
+        task, last = self.task, scores[-1]
+        whole = task.samples("search") if isinstance(task, SampledTask) else None
+        screened = whole is not None and last.samples < whole
         return dataclasses.replace(
             costs,
             status="screened" if screened else "complete",
@@ -176,16 +185,8 @@ class Evaluator:
             accuracy=float(last.accuracy),
             samples=last.samples,
             loss_stderr=last.loss_stderr,
-            rungs=scores if sampled else (),
+            rungs=() if whole is None else scores,
         )
-
-    def _divergence_from_dense(self) -> Divergence:
-        if not isinstance(self.task, SampledTask):
-            raise TaskError(
-                f"the metric 'kl' needs a task that scores sample by sample, but {self.task.name!r}"
-                " does not; derive it from autoprune.tasks.base.SampledTask, or take metric 'loss'"
-            )
-        return Divergence(self.task, self.build(self.problem.space.dense()))
 
     def failed(self, candidate: Candidate, reason: str) -> Evaluation:
         """Return what is known of ``candidate`` without its scores: the costs, and the reason."""

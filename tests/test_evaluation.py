@@ -255,7 +255,7 @@ def test_divergence_of_the_unpruned_network_is_zero_and_of_others_is_not():
 
 
 def test_divergence_needs_samples():
-    with pytest.raises(TaskError, match=r"'kl' needs a task that scores sample by sample, but 'bl"):
+    with pytest.raises(TaskError, match=r"'kl' needs a task that scores sample by sample, and 'bl"):
         evaluator_for(metric="kl")
 
 

@@ -71,7 +71,29 @@ def search(
     criterion: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Importance criterion, see docs/criteria.md. \\[default: l2]"
+            metavar="NAME",
+            help="Importance criterion, see docs/criteria.md. \\[default: that of --damage, or l2]",
+        ),
+    ] = None,
+    damage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Criterion that a sampler expects losses from. \\[default: the sampler's own]",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="loss|kl",
+            help="Loss, or divergence from the unpruned network (no labels). \\[default: loss]",
+        ),
+    ] = None,
+    racing: Annotated[
+        bool | None,
+        typer.Option(
+            "--racing/--no-racing",
+            help="End an evaluation early where a network as fast is clearly better.",
         ),
     ] = None,
     realise: Annotated[
@@ -135,6 +157,9 @@ def search(
         "time_limit": time_limit,
         "sampler": sampler,
         "criterion": criterion,
+        "damage": damage,
+        "metric": metric,
+        "racing": racing,
         "realise": realise,
         "space": space,
         "search_samples": search_samples,

@@ -45,6 +45,7 @@ class Criterion(ABC):
         name: The name in :data:`CRITERIA`.
         needs: What :meth:`score` reads of its batches.
         family: Where the criterion stands in the survey [He2024survey].
+        comparable: Whether scores mean the same in all groups, so that they can be added up.
         informed: Whether the scores follow from the network; false for a random baseline.
         notes: For each group that the last :meth:`score` could not treat by its own formula, what
             it did instead.
@@ -57,6 +58,7 @@ class Criterion(ABC):
     name: ClassVar[str]
     needs: ClassVar[Needs]
     family: ClassVar[Family]
+    comparable: ClassVar[bool] = False
     informed: ClassVar[bool] = True
     notes: Mapping[str, str] = MappingProxyType({})
 
@@ -103,18 +105,20 @@ CRITERIA: Registry[Callable[..., Criterion]] = Registry(
 )
 
 
-def build_criterion(name: str, *, seed: int = 0) -> Criterion:
+def build_criterion(name: str, *, seed: int = 0, **shared: object) -> Criterion:
     """Return the criterion called ``name`` with its default options.
 
     Args:
         name: A name in :data:`CRITERIA`.
         seed: For a criterion whose constructor takes a seed; the others draw no numbers.
+        **shared: What is computed already, for a criterion whose constructor takes it by that name.
 
     Raises:
         UnknownNameError: No such criterion.
     """
     build = CRITERIA[name]
-    return build(seed=seed) if "seed" in inspect.signature(build).parameters else build()
+    taken = inspect.signature(build).parameters
+    return build(**{key: value for key, value in {"seed": seed, **shared}.items() if key in taken})
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -56,12 +57,19 @@ REALISERS: Registry[Callable[..., Realiser]] = Registry(
 )
 
 
-def build_realiser(name: str, network: Network, batches: Batches) -> Realiser:
+def build_realiser(name: str, network: Network, batches: Batches, **shared: object) -> Realiser:
     """Return the realiser called ``name``, prepared for ``network``.
+
+    Args:
+        name: A name in :data:`REALISERS`.
+        network: The traced network.
+        batches: Calibration data.
+        **shared: What is computed already, for a realiser whose constructor takes it by that name.
 
     Raises:
         UnknownNameError: No such realiser.
     """
-    realiser = REALISERS[name]()
+    taken = inspect.signature(REALISERS[name]).parameters
+    realiser = REALISERS[name](**{key: value for key, value in shared.items() if key in taken})
     realiser.prepare(network, batches)
     return realiser

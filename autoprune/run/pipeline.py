@@ -23,7 +23,6 @@ from autoprune.execution.driver import (
 from autoprune.execution.workers import worker_count
 from autoprune.latency.profile import load_profile
 from autoprune.network.source import ModelSource
-from autoprune.pruning.criterion import build_criterion
 from autoprune.run.directory import (
     SCRATCH_FOLDER,
     ModelRecord,
@@ -204,6 +203,7 @@ def execute(
                 problem,
                 limits=Limits(settings.trials, seconds=settings.time_limit),
                 listeners=listeners,
+                racing=settings.racing,
             )
             dense = _dense(driver, evaluator)
             _search(driver, evaluator, directory)
@@ -218,15 +218,15 @@ def execute(
 
 
 def _evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
-    criterion = build_criterion(settings.criterion, seed=settings.seed)
-    batches = prepared.task.calibration(settings.calibration_samples)
     return Evaluator(
         prepared.network,
         prepared.task,
         problem=prepared.problem,
-        scores=criterion.score(prepared.network, batches),
+        scores=prepared.problem.scores,
         calibration_samples=settings.calibration_samples,
         realise=settings.realise,
+        calibrated=prepared.calibrated,
+        metric=settings.metric,
     )
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 
+import numpy as np
+from jaxtyping import Float
 from torch import nn
 
 from autoprune.errors import ModelError, PruningError, TaskError
@@ -14,13 +17,17 @@ from autoprune.latency.roofline import Predictor
 from autoprune.network.network import Network
 from autoprune.network.source import ModelSource
 from autoprune.network.trace import trace
+from autoprune.pruning.criterion import CRITERIA, Batches, build_criterion
+from autoprune.pruning.merge import Calibrated
+from autoprune.pruning.realiser import REALISERS
 from autoprune.pruning.verify import verified
 from autoprune.run.settings import RunSettings
 from autoprune.strategy.budget import check
+from autoprune.strategy.damage import Damage
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import build_space
-from autoprune.tasks.base import Task
+from autoprune.tasks.base import Task, needs_samples
 from autoprune.tasks.load import load_task
 
 #: Hears what a user should know, one sentence at a time.
@@ -35,13 +42,16 @@ class Prepared:
         task: Data and metric.
         network: The traced and verified network.
         predictor: Latency of its candidates.
-        problem: Search space, latency and budget; at least one candidate meets the budget.
+        problem: Search space, latency and budget, with what is known of each unit; at least one
+            candidate meets the budget.
+        calibrated: What calibration data tell about the network; ``None`` where nothing reads it.
     """
 
     task: Task
     network: Network
     predictor: Predictor
     problem: Problem
+    calibrated: Calibrated | None
 
 
 def prepare(
@@ -67,6 +77,8 @@ def prepare(
         AutopruneError: Something named does not exist, does not fit, or cannot meet the budget.
     """
     task = task or _task(settings)
+    if settings.metric == "kl":
+        needs_samples(task, "the metric 'kl'")
     network = verified(trace(model or _model(settings, say), task.example_inputs()))
     if network.unsupported:
         listed = ", ".join(f"{name} ({n}x)" for name, n in sorted(network.unsupported.items()))
@@ -79,7 +91,7 @@ def prepare(
             f"({reasons or 'no group'}); `autoprune inspect` lists groups and what is frozen"
         )
     predictor = predictor_for(network.ops, profile)
-    problem = Problem(space, predictor.predict, settings.budget_ms)
+    problem = Problem(space, predictor.predict, settings.budget_ms, ops=network.ops)
     check(problem)
     for note in predictor.notes:
         say(note)
@@ -88,7 +100,52 @@ def prepare(
             f"the unpruned network already meets the budget of {settings.budget_ms:g} ms "
             f"({problem.dense_ms:.3g} ms predicted); the search goes on for faster networks"
         )
-    return Prepared(task=task, network=network, predictor=predictor, problem=problem)
+    batches = task.calibration(settings.calibration_samples)
+    calibrated = Calibrated.of(network, batches) if _reads_moments(settings, problem) else None
+    ranking = _scores(settings.criterion or "l2", settings, network, batches, calibrated, say)
+    damage = None
+    if settings.damage is not None:
+        known = ranking
+        if settings.damage != settings.criterion:
+            known = _scores(settings.damage, settings, network, batches, calibrated, say)
+        blocks = {} if calibrated is None else calibrated.measured.blocks
+        # Structured OBS has added up already what goes together.
+        damage = Damage.of_scores(space, known, blocks, cumulative=settings.damage == "obs")
+    return Prepared(
+        task=task,
+        network=network,
+        predictor=predictor,
+        problem=dataclasses.replace(problem, scores=ranking, damage=damage),
+        calibrated=calibrated,
+    )
+
+
+def _reads_moments(settings: RunSettings, problem: Problem) -> bool:
+    """Whether anything that was asked for reads what calibration images tell about the network."""
+    factories = [CRITERIA[settings.criterion or "l2"], REALISERS[settings.realise]]
+    if settings.damage is not None:
+        factories.append(CRITERIA[settings.damage])
+        if problem.space.blocks:
+            return True
+    return any("calibrated" in inspect.signature(factory).parameters for factory in factories)
+
+
+def _scores(
+    name: str,
+    settings: RunSettings,
+    network: Network,
+    batches: Batches,
+    calibrated: Calibrated | None,
+    say: Say,
+) -> dict[str, Float[np.ndarray, " _"]]:
+    """Return the importance of every unit of every group, and say where it is another's."""
+    criterion = build_criterion(name, seed=settings.seed, calibrated=calibrated)
+    scores = criterion.score(network, batches)
+    for reason in sorted(set(criterion.notes.values())):
+        groups = [group for group, why in criterion.notes.items() if why == reason]
+        listed = ", ".join(groups[:3]) + (", ..." if len(groups) > 3 else "")
+        say(f"criterion {name!r}, {len(groups)} of {len(scores)} groups ({listed}): {reason}")
+    return scores
 
 
 def _task(settings: RunSettings) -> Task:

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from autoprune.errors import AutopruneError, SettingsError
+from autoprune.evaluation import Metric
 from autoprune.latency.profile import load_profile
 from autoprune.pruning.criterion import CRITERIA
 from autoprune.pruning.realiser import REALISERS
-from autoprune.strategy.registry import SAMPLERS
+from autoprune.strategy.registry import SAMPLERS, wanted_damage
 from autoprune.strategy.settings import load_space_settings
 
 _PositiveFloat = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
@@ -31,12 +32,18 @@ class RunSettings(pydantic.BaseModel):
         trials: Evaluations, the unpruned network not counted.
         time_limit: No evaluation starts after this many seconds of one session.
         sampler: Name of the search strategy.
-        criterion: Name of the importance criterion.
+        criterion: Name of the importance criterion that ranks the units of a group; ``None`` where
+            the run was not checked, which fills in that of the damage, or ``"l2"`` without one.
+        damage: Name of the criterion whose scores, added up, tell a sampler the expected damage of
+            a candidate; ``None`` is the one that the sampler wants, if any.
         realise: Name of the way in which a plan becomes a network.
         space: Name or path of the search space.
         seed: Of the sampler, of random weights and of checks.
         workers: Evaluations side by side; ``None`` is one per physical core.
         executor: ``"ray"`` for worker processes, ``"inline"`` for one after the other in this one.
+        metric: What is minimised beside latency: ``"loss"``, or ``"kl"`` for the divergence from
+            the unpruned network's answers, which needs no labels.
+        racing: Whether scoring ends early where a network as fast is clearly better.
         calibration_samples: Training samples that scores and realisations come from.
         search_samples: Most search samples an evaluation uses; ``None`` is the task's own.
     """
@@ -52,12 +59,15 @@ class RunSettings(pydantic.BaseModel):
     trials: _PositiveInt = 100
     time_limit: _PositiveFloat | None = None
     sampler: str = "tpe"
-    criterion: str = "l2"
+    criterion: str | None = None
+    damage: str | None = None
     realise: str = "statistics"
     space: str = "default"
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     workers: _PositiveInt | None = None
     executor: Literal["ray", "inline"] = "ray"
+    metric: Metric = "loss"
+    racing: bool = True
     calibration_samples: Annotated[int, pydantic.Field(ge=2)] = 256
     search_samples: _PositiveInt | None = None
 
@@ -82,7 +92,9 @@ class RunSettings(pydantic.BaseModel):
         if faults:
             listed = "\n".join(f"  {fault}" for fault in faults)
             raise SettingsError(f"{len(faults)} settings are wrong:\n{listed}")
-        return settings
+        damage = settings.damage or wanted_damage(settings.sampler)
+        criterion = settings.criterion or damage or "l2"
+        return settings.model_copy(update={"damage": damage, "criterion": criterion})
 
     def with_limits(self, limits: Mapping[str, Any]) -> RunSettings:
         """Return the settings with new limits, the only ones a run may change when it goes on.
@@ -113,6 +125,7 @@ def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
         "device": load_profile,
         "sampler": SAMPLERS.__getitem__,
         "criterion": CRITERIA.__getitem__,
+        "damage": _comparable,
         "realise": REALISERS.__getitem__,
         "space": load_space_settings,
     }
@@ -125,6 +138,16 @@ def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
             except AutopruneError as error:
                 faults.append(error)
     return faults
+
+
+def _comparable(name: str) -> None:
+    """Raise unless ``name`` is a criterion whose scores compare across groups."""
+    if not getattr(CRITERIA[name], "comparable", False):
+        known = [each for each in CRITERIA.names() if getattr(CRITERIA[each], "comparable", False)]
+        raise SettingsError(
+            f"damage: scores of the criterion {name!r} do not compare across groups; "
+            f"take one of {', '.join(known)}"
+        )
 
 
 def _fault(entry: Any) -> str:  # pydantic_core.ErrorDetails, which its stubs make a TypedDict

@@ -149,6 +149,24 @@ class SampledTask(Task):
         return total_score(run_batches(model, batches, self.sample_scores))
 
 
+def needs_samples(task: Task, purpose: str) -> SampledTask:
+    """Return ``task`` where it scores sample by sample.
+
+    Args:
+        task: Any task.
+        purpose: What needs that, as it stands in the message.
+
+    Raises:
+        TaskError: It does not.
+    """
+    if not isinstance(task, SampledTask):
+        raise TaskError(
+            f"{purpose} needs a task that scores sample by sample, and {task.name!r} does not; "
+            "derive it from autoprune.tasks.base.SampledTask, or do without"
+        )
+    return task
+
+
 def reference_inputs(images: Float[Tensor, "n ..."], batch: int) -> tuple[Tensor, ...]:
     """Return a deployment batch of exactly ``batch`` samples, repeating ``images`` if need be.
 

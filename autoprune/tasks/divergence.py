@@ -19,7 +19,8 @@ class Divergence:
 
     The loss of a sample is the sum over classes of ``p log(p / q)`` in nats, where p is the
     unpruned network's distribution and q the other's, averaged over the positions of a sequence
-    [Kullback1951]. No label is read for it; the fraction right is the task's own.
+    [Kullback1951]. No label is read for it; the fraction right is the task's own. A task without
+    labels can give the unpruned network's answers in their place.
 
     References:
         [Kullback1951] S. Kullback, R. A. Leibler. On Information and Sufficiency. Annals of
@@ -69,8 +70,8 @@ class Divergence:
         return race(self.task, model, bar, scored=scored)
 
     def _pair_scores(self, outputs: object, targets: Tensor) -> tuple[Tensor, Tensor]:
-        dense, found = outputs  # type: ignore[misc] # what _Pair returns
-        return self._scores(self._distributions(dense, targets), found, targets)
+        assert isinstance(outputs, tuple)  # what _Pair returns
+        return self._scores(self._distributions(outputs[0], targets), outputs[1], targets)
 
     def _scores(
         self, reference: Float[Tensor, "n *positions classes"], outputs: object, targets: Tensor

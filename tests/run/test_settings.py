@@ -1,7 +1,9 @@
 import pytest
 
 from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.registry import Registry
 from autoprune.run.settings import RunSettings
+from autoprune.strategy.registry import SAMPLERS, wants_damage
 
 
 def test_defaults_fill_what_is_left_out(board):
@@ -15,6 +17,7 @@ def test_defaults_fill_what_is_left_out(board):
     [
         ({"sampler": "tpa"}, "no sampler named 'tpa'; did you mean 'tpe'"),
         ({"criterion": "l3"}, "no criterion named 'l3'; did you mean 'l2'"),
+        ({"damage": "fischer"}, "no criterion named 'fischer'; did you mean 'fisher'"),
         ({"realise": "merged"}, "no realisation named 'merged'; did you mean 'merge'"),
         ({"space": "defalt"}, "no search space named 'defalt'; did you mean 'default'"),
         ({"device": "no_such_board"}, "no device profile named 'no_such_board'"),
@@ -57,3 +60,37 @@ def test_limits_may_change_and_nothing_else(board):
         settings.with_limits({"sampler": "random"})
     with pytest.raises(SettingsError, match="trials: should be greater than or equal to 1, got 0"):
         settings.with_limits({"trials": 0})
+
+
+@pytest.fixture
+def planner(monkeypatch):
+    """Name of a sampler that wants damage from structured OBS."""
+    registry = Registry("sampler", package="autoprune.strategy.samplers")
+    registry.register("planner")(wants_damage("obs")(lambda problem, *, seed: None))
+    registry.register("random")(SAMPLERS["random"])
+    monkeypatch.setattr("autoprune.run.settings.SAMPLERS", registry)
+    monkeypatch.setattr("autoprune.strategy.registry.SAMPLERS", registry)
+    return "planner"
+
+
+@pytest.mark.parametrize(
+    ("given", "damage", "criterion"),
+    [
+        ({"sampler": "random"}, None, "l2"),
+        ({"sampler": "planner"}, "obs", "obs"),
+        ({"sampler": "planner", "criterion": "l1"}, "obs", "l1"),
+        ({"sampler": "planner", "damage": "fisher"}, "fisher", "fisher"),
+        ({"sampler": "random", "damage": "taylor"}, "taylor", "taylor"),
+    ],
+)
+def test_units_are_ranked_by_what_tells_the_damage_unless_said_otherwise(
+    board, planner, given, damage, criterion
+):
+    settings = RunSettings.checked({"device": board, **given})
+    assert (settings.damage, settings.criterion) == (damage, criterion)
+    assert RunSettings.model_validate(settings.model_dump()) == settings
+
+
+def test_damage_is_summed_over_groups_and_so_must_compare_across_them(board):
+    with pytest.raises(SettingsError, match=r"'l2' do not compare across groups; .*fisher.*obs"):
+        RunSettings.checked({"device": board, "damage": "l2"})

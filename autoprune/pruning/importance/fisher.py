@@ -38,6 +38,7 @@ class Fisher(GradientCriterion):
     """
 
     name = "fisher"
+    comparable = True
 
     def __init__(
         self, *, joint: bool = False, images: int = 32, loss: Loss = cross_entropy

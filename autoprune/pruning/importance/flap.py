@@ -24,6 +24,7 @@ class Flap(ColumnCriterion):
     """
 
     name = "flap"
+    comparable = True
 
     def __init__(self, *, normaliser: str = "gaussian", reduce: str = "mean") -> None:
         """Store parameters.

@@ -29,6 +29,7 @@ class Lamp(Criterion):
     name = "lamp"
     needs = "nothing"
     family = "weight-dependent"
+    comparable = True
 
     def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
         named = named_parameters(network.model)

@@ -31,6 +31,7 @@ class OBD(GradientCriterion):
     """
 
     name = "obd"
+    comparable = True
 
     def __init__(self, *, images: int = 1, loss: Loss = cross_entropy) -> None:
         """Store parameters.

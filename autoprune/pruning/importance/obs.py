@@ -38,11 +38,21 @@ class StructuredObs(Criterion):
     name = "obs"
     needs = "inputs"
     family = "weight-dependent"
+    comparable = True
+
+    def __init__(self, calibrated: Calibrated | None = None) -> None:
+        """Store parameters.
+
+        Args:
+            calibrated: What the calibration images told about the network, where it is known
+                already; the batches are not read then.
+        """
+        self.calibrated = calibrated
 
     def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
         if not network.groups:
             return {}
-        calibrated = Calibrated.of(network, batches)
+        calibrated = self.calibrated or Calibrated.of(network, batches)
         found = {group.name: calibrated.elimination(group) for group in network.groups}
         self.notes = {
             name: "no reader is known; ranked by squared weights"

@@ -32,6 +32,7 @@ class Snip(GradientCriterion):
     """
 
     name = "snip"
+    comparable = True
 
     def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
         model = gradient_copy(network)

@@ -45,6 +45,7 @@ class Taylor(GradientCriterion):
     """
 
     name = "taylor"
+    comparable = True
 
     def _score(self, network: Network, batches: Batches) -> dict[str, Float[np.ndarray, " units"]]:
         model = gradient_copy(network)

@@ -18,9 +18,19 @@ class Merge(Realiser):
 
     name = "merge"
 
+    def __init__(self, calibrated: Calibrated | None = None) -> None:
+        """Store parameters.
+
+        Args:
+            calibrated: What the calibration images told about the network, where it is known
+                already.
+        """
+        self.calibrated = calibrated
+
     def prepare(self, network: Network, batches: Batches) -> None:
         """Measure what every reader reads, in one dense pass."""
-        self.merger, self.batches = Merger(Calibrated.of(network, batches)), batches
+        calibrated = self.calibrated or Calibrated.of(network, batches)
+        self.merger, self.batches = Merger(calibrated), batches
 
     def __call__(self, plan: PruningPlan) -> nn.Module:
         """Return the merged network with repaired statistics."""

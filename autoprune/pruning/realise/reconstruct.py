@@ -18,9 +18,18 @@ class Reconstruct(Realiser):
 
     name = "reconstruct"
 
+    def __init__(self, calibrated: Calibrated | None = None) -> None:
+        """Store parameters.
+
+        Args:
+            calibrated: What the calibration images told about the network, where it is known
+                already.
+        """
+        self.calibrated = calibrated
+
     def prepare(self, network: Network, batches: Batches) -> None:
         """Measure what every reader reads, and what the dense network has behind it."""
-        self.merger = Merger(Calibrated.of(network, batches))
+        self.merger = Merger(self.calibrated or Calibrated.of(network, batches))
         self.reconstruction = Reconstruction(network, batches)
 
     def __call__(self, plan: PruningPlan) -> nn.Module:

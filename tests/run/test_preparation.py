@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from torch import nn
+
+from autoprune.errors import TaskError
+from autoprune.pruning import merge
+from autoprune.pruning.importance.fisher import Fisher
+from autoprune.pruning.importance.obs import StructuredObs
+from autoprune.pruning.merge import Calibrated
+from autoprune.run.preparation import prepare
+from autoprune.run.settings import RunSettings
+from autoprune.strategy.settings import SpaceSettings
+from autoprune.testing.networks import tiny
+from autoprune.testing.profiles import made_up_profile
+from autoprune.testing.tasks import TeacherTask
+
+
+@pytest.fixture
+def prepared(board):
+    """Prepares a search of a small residual network; keyword arguments are settings."""
+    case = tiny("residual")
+    task = TeacherTask(case.network.model, shape=(2, 3, 8, 8))
+
+    def run(**settings):
+        given = {"device": board, "sampler": "random", "calibration_samples": 32, **settings}
+        return prepare(
+            RunSettings.checked(given),
+            SpaceSettings(version=1, multiple=1),
+            made_up_profile(),
+            model=case.network.model,
+            task=task,
+            say=lambda sentence: None,
+        )
+
+    return run
+
+
+def test_samplers_know_operators_and_scores(prepared):
+    found = prepared()
+    assert found.problem.ops is found.network.ops
+    assert found.problem.damage is None
+    for group in found.network.groups:
+        assert found.problem.scores[group.name].shape == (group.size,)
+
+
+def test_damage_is_that_of_structured_obs_with_every_width_of_its_elimination(prepared):
+    found = prepared(damage="obs")
+    calibrated = Calibrated.of(found.network, found.task.calibration(32))
+    damage, space = found.problem.damage, found.problem.space
+    for group, curve in zip(found.network.groups, damage.groups, strict=True):
+        expected = calibrated.elimination(group).damage
+        np.testing.assert_allclose(curve[::-1], expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        damage.blocks, [calibrated.measured.blocks[name] for name in space.blocks]
+    )
+
+
+def test_damage_of_other_criteria_adds_up_the_units_that_go(prepared):
+    found = prepared(damage="fisher", criterion="l1")
+    batches = found.task.calibration(32)
+    fisher = Fisher().score(found.network, batches)
+    for group, curve in zip(found.network.groups, found.problem.damage.groups, strict=True):
+        gone = np.sort(fisher[group.name])
+        expected = [sum(gone[: group.size - width]) for width in range(group.size + 1)]
+        np.testing.assert_allclose(curve, expected, rtol=1e-6, atol=1e-12)
+        assert not np.allclose(found.problem.scores[group.name], fisher[group.name])
+
+
+def test_images_pass_once_for_ranking_damage_and_realisation(prepared, monkeypatch):
+    passes, measure = [], merge.measure
+
+    def counted(*arguments):
+        passes.append(arguments)
+        return measure(*arguments)
+
+    monkeypatch.setattr(merge, "measure", counted)
+    found = prepared(damage="obs", realise="merge")
+    assert len(passes) == 1
+    expected = StructuredObs().score(found.network, found.task.calibration(32))
+    for name, scores in found.problem.scores.items():
+        np.testing.assert_allclose(scores, expected[name], rtol=1e-9)
+    passes.clear()
+    assert prepared().calibrated is None
+    assert not passes
+
+
+def test_criteria_say_where_they_fall_back(board):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    said = []
+    prepare(
+        RunSettings.checked({"device": board, "sampler": "random", "criterion": "bn_scale"}),
+        SpaceSettings(version=1, multiple=1),
+        made_up_profile(),
+        model=model,
+        task=TeacherTask(model, shape=(2, 3, 2, 2)),
+        say=said.append,
+    )
+    assert any("criterion 'bn_scale', 1 of 1 groups (1): " in line for line in said)
+
+
+def test_divergence_needs_a_task_that_scores_samples(prepared):
+    with pytest.raises(TaskError, match=r"'kl' needs a task that scores sample by sample, and 'te"):
+        prepared(metric="kl")
