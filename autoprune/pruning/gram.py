@@ -37,7 +37,8 @@ class InputMoments:
     Attributes:
         count: Positions they were taken over.
         mean: Mean of each channel, by group of the convolution.
-        second: Uncentred second moments; ``None`` where there are too many channels.
+        second: Uncentred second moments; ``None`` where there are too many channels, or where
+            nobody asked.
     """
 
     count: int
@@ -76,7 +77,7 @@ class Measured:
     blocks: Mapping[str, float]
 
 
-def measure(network: Network, batches: Batches) -> Measured:
+def measure(network: Network, batches: Batches, *, means_only: bool = False) -> Measured:
     """Return the input moments of all readers of all groups, and the damage of dropping blocks.
 
     Takes one forward pass. Where a reader sees more positions than its moments need, a random
@@ -85,15 +86,17 @@ def measure(network: Network, batches: Batches) -> Measured:
     Args:
         network: A traced network; its model is not changed.
         batches: Calibration data; targets are not read.
+        means_only: Leave out second moments and blocks.
     """
     known = {group.name: readers(network, group) for group in network.groups}
     groups = {reader.path: reader.conv_groups for found in known.values() for reader in found}
     transposed = {r.path for found in known.values() for r in found if r.transposed}
     images = sum(len(inputs) for inputs, _ in batches)
     sums = {
-        path: _Sums(1 if path in transposed else number, images) for path, number in groups.items()
+        path: _Sums(1 if path in transposed else number, images, widest=0 if means_only else WIDEST)
+        for path, number in groups.items()
     }
-    blocks = {block.name: _BlockError() for block in network.blocks}
+    blocks = {} if means_only else {block.name: _BlockError() for block in network.blocks}
     with ExitStack() as stack:
         for name, error in blocks.items():
             module = network.model.get_submodule(name)
@@ -127,9 +130,12 @@ def pieces(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
 class _Sums:
     """Adds up moments of one weight's inputs."""
 
-    def __init__(self, conv_groups: int, images: int) -> None:
-        """Store how the channels are grouped and of how many images positions come."""
-        self.conv_groups, self.images = conv_groups, images
+    def __init__(self, conv_groups: int, images: int, *, widest: int) -> None:
+        """Store how the channels are grouped and of how many images positions come.
+
+        Of more than ``widest`` channels there is only the mean.
+        """
+        self.conv_groups, self.images, self.widest = conv_groups, images, widest
         self.count = 0
         self.first: Tensor | float = 0.0
         self.second: Tensor | float = 0.0
@@ -145,7 +151,7 @@ class _Sums:
             by_group = rows.reshape(len(rows), self.conv_groups, width).transpose(0, 1)
             self.count += len(rows)
             self.first = self.first + by_group.sum(1, dtype=torch.float64)
-            if width <= WIDEST:
+            if width <= self.widest:
                 self.second = self.second + (by_group.mT @ by_group).double()
 
     def moments(self) -> InputMoments:

@@ -104,9 +104,12 @@ class Calibrated:
     endings: Mapping[str, Ending]
 
     @classmethod
-    def of(cls, network: Network, batches: Batches) -> Calibrated:
-        """Return what one pass over ``batches`` tells; targets are not read."""
-        measured = measure(network, batches)
+    def of(cls, network: Network, batches: Batches, *, means_only: bool = False) -> Calibrated:
+        """Return what one pass over ``batches`` tells; targets are not read.
+
+        With means only, merging moves nothing but the means into the biases.
+        """
+        measured = measure(network, batches, means_only=means_only)
         return cls(network, measured, endings(network, sorted(measured.moments)))
 
     def readings(self, group: ChannelGroup) -> list[Reading]:
@@ -199,8 +202,14 @@ class Merger:
         self.network = calibrated.network
         self.surgeon = Surgeon(calibrated.network)
         self.ridge, self.cache_bytes = ridge, cache_bytes
+        # Without second moments and without a bias there is nothing that could change.
         self._readings = {
-            group.name: calibrated.readings(group) for group in calibrated.network.groups
+            group.name: [
+                reading
+                for reading in calibrated.readings(group)
+                if reading.biased or reading.moments.second is not None
+            ]
+            for group in calibrated.network.groups
         }
         self._cache: OrderedDict[tuple[str, int, tuple[int, ...]], _Merged] = OrderedDict()
         self._cached = 0
