@@ -24,7 +24,7 @@ from autoprune.pruning.verify import verified
 from autoprune.run.settings import RunSettings
 from autoprune.strategy.budget import check
 from autoprune.strategy.damage import Damage
-from autoprune.strategy.problem import Problem
+from autoprune.strategy.problem import DIVERGENCE_OFFSET, Problem
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import build_space
 from autoprune.tasks.base import Task, needs_samples
@@ -91,7 +91,13 @@ def prepare(
             f"({reasons or 'no group'}); `autoprune inspect` lists groups and what is frozen"
         )
     predictor = predictor_for(network.ops, profile)
-    problem = Problem(space, predictor.predict, settings.budget_ms, ops=network.ops)
+    problem = Problem(
+        space,
+        predictor.predict,
+        settings.budget_ms,
+        ops=network.ops,
+        loss_offset=DIVERGENCE_OFFSET if settings.metric == "kl" else 0.0,
+    )
     check(problem)
     for note in predictor.notes:
         say(note)

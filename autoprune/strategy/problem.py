@@ -20,6 +20,12 @@ Latency = Callable[
     [Int[np.ndarray, "n groups"], Bool[np.ndarray, "n blocks"]], Float[np.ndarray, " n"]
 ]
 
+#: Nats that are added to a divergence before its logarithm is taken.
+DIVERGENCE_OFFSET = 0.05
+
+#: Losses below it count as it before their logarithm is taken.
+LEAST_LOSS = 1e-12
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -33,6 +39,8 @@ class Problem:
             ``None`` where a sampler is used on something else than a traced network.
         damage: Expected damage of what a candidate removes; ``None`` where it was not computed.
         scores: Importance of every unit by group name; empty where it was not computed.
+        loss_offset: Nats that are added to losses before :meth:`log_loss`: 0 for a cross-entropy,
+            :data:`DIVERGENCE_OFFSET` for a divergence, which is 0 for the unpruned network.
     """
 
     space: SearchSpace
@@ -41,6 +49,15 @@ class Problem:
     ops: OpTable | None = None
     damage: Damage | None = None
     scores: Mapping[str, Float[np.ndarray, " _"]] = dataclasses.field(default_factory=dict)
+    loss_offset: float = 0.0
+
+    def log_loss(self, losses: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Return the logarithms of losses as the study has them, which models of the loss fit.
+
+        Losses of 0 count as :data:`LEAST_LOSS`.
+        """
+        logs: Float[np.ndarray, " n"] = np.log(np.maximum(losses + self.loss_offset, LEAST_LOSS))
+        return logs
 
     def latency_ms(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, " n"]:
         """Return the predicted latency of each candidate in ms."""

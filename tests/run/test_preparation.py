@@ -101,3 +101,11 @@ def test_criteria_say_where_they_fall_back(board):
 def test_divergence_needs_a_task_that_scores_samples(prepared):
     with pytest.raises(TaskError, match=r"'kl' needs a task that scores sample by sample, and 'te"):
         prepared(metric="kl")
+
+
+def test_divergences_are_lifted_before_their_logarithm(board):
+    settings = RunSettings.checked({"device": board, "sampler": "random", "metric": "kl"})
+    found = prepare(
+        settings, SpaceSettings(version=1, multiple=8), made_up_profile(), say=lambda line: None
+    )
+    assert found.problem.log_loss(np.zeros(1)) == pytest.approx(np.log(0.05))

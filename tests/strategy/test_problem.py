@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -31,3 +32,11 @@ def test_broken_predictors_are_reported(answer):
     problem = Problem(made_up_problem().space, lambda widths, keep: answer(len(widths)))
     with pytest.raises(ProfileError, match="one finite number for each of 1 candidates"):
         problem.latency_ms([problem.space.dense()])
+
+
+def test_logarithm_of_losses_is_finite_where_the_unpruned_network_has_none():
+    problem = made_up_problem()
+    losses = np.array([0.0, 0.5])
+    assert problem.log_loss(losses).tolist() == [math.log(1e-12), math.log(0.5)]
+    divergences = dataclasses.replace(problem, loss_offset=0.05)
+    np.testing.assert_allclose(divergences.log_loss(losses), np.log([0.05, 0.55]))
