@@ -313,9 +313,9 @@ def _note(rows: pd.DataFrame, device: str) -> str:
         "loss once it is: over all candidates, and the mean over the thirds of them by latency. "
         "R² is that of log(loss / loss of the dense network) fitted by a straight line in the sum. "
         "`widths`: no block is dropped; `widths and blocks`: up to half of the removable blocks. "
-        "Units go by obs whatever the curve. Where a block is dropped, structured OBS adds what "
-        "dropping it changes in its output; `a block as its units`, Taylor and Fisher add all units "
-        "of its groups, the square and the ratio add 1, MACs are counted. "
+        "Units go by obs whatever the curve. Where a block is dropped, structured OBS adds "
+        "what dropping it changes in its output; `a block as its units`, Taylor and Fisher add "
+        "all units of its groups, the square and the ratio add 1, MACs are counted. "
         f"Latency: {device}. {told}. Samples for calibration and for the loss: {sizes}."
     )
 
