@@ -238,9 +238,7 @@ def _stories(name: str, data: Path) -> Subject:
     task = stories(data)
 
     def cut(group: str, size: int) -> int:
-        if group.endswith(".attn.wq"):
-            return size - 1  # four heads of keys and values are all there are
-        return size // 2 if group.endswith(".w1") else size
+        return size * 3 // 4 if group.endswith((".attn.wq", ".w1")) else size
 
     def measure(module: nn.Module, tested: int | None) -> float:
         count = min(tested or task.samples("test"), task.samples("test"))

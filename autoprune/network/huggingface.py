@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -170,6 +170,39 @@ def _sound(config: Any) -> Tensor | None:
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def load_tokenizer(folder: str | Path) -> Callable[[str], list[int]]:
+    """Return what turns a text into tokens: those that mark its begin and end are among them.
+
+    An end-of-text token stands behind every text where the tokenizer has one.
+
+    Args:
+        folder: With the files of a tokenizer of transformers.
+
+    Raises:
+        ModelError: transformers is missing, or the files are missing or damaged.
+    """
+    place = Path(folder).expanduser().absolute()
+    if not place.is_dir():
+        raise ModelError(f"there is no folder {place}; nothing is downloaded")
+    with _quiet(load_transformers()) as transformers:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # damaged files surface as errors of many kinds
+            raise ModelError(
+                f"no tokenizer can be read from {place}: {_first_line(error)}"
+            ) from error
+    end = tokenizer.eos_token_id
+
+    def encode(text: str) -> list[int]:
+        # A long text is cut into sequences later, so nothing need be said of its length.
+        tokens = list(tokenizer(text, verbose=False)["input_ids"])
+        return tokens if end is None or tokens[-1:] == [end] else [*tokens, end]
+
+    return encode
 
 
 def load_transformers() -> ModuleType:

@@ -24,6 +24,7 @@ from autoprune.errors import PruningError
 from autoprune.network.groups import ParamSlice
 from autoprune.network.inputs import evaluating
 from autoprune.network.network import Network
+from autoprune.network.outputs import logits_of
 from autoprune.pruning.activations import Readers
 from autoprune.pruning.aggregate import named_parameters, parameter_sites, unit_sums, widened
 from autoprune.pruning.criterion import Batches, Criterion, Family, Needs
@@ -37,17 +38,25 @@ EVERYWHERE = "not all readers are known; the gate is on every parameter of the u
 
 
 def cross_entropy(output: Any, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits.
+    """Return the mean cross-entropy of logits, of classes or of the next tokens of sequences.
+
+    Args:
+        output: Logits, or what holds them as ``logits``; classes come last where all that is in
+            front of them has a target, else behind the batch.
+        targets: Class indices; -100 is no target.
 
     Raises:
-        PruningError: The model's output is not a tensor of logits.
+        PruningError: The model's output is no logits.
     """
-    if not isinstance(output, Tensor):
+    logits = logits_of(output)
+    if logits is None:
         raise PruningError(
             f"expected the model to return a tensor of logits, but got a "
             f"{type(output).__name__}; pass loss=..., a function of (output, targets)"
         )
-    return F.cross_entropy(output, targets)
+    if logits.shape[:-1] == targets.shape:
+        return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+    return F.cross_entropy(logits, targets)
 
 
 class GradientCriterion(Criterion):

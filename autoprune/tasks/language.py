@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoprune.errors import TaskError
-from autoprune.tasks.base import SampledTask, Split, reference_inputs
+from autoprune.network.outputs import logits_of
+from autoprune.tasks.base import SampledTask, Split
 from autoprune.tasks.classification import SEARCH_SAMPLES
 
 #: What stands in a sequence, and among targets, where there is no token.
@@ -80,8 +81,8 @@ class LanguageTask(SampledTask):
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Return one deployment batch of training sequences, without their last tokens."""
-        tokens, _ = _pair(self.training[: self.batch])
-        return reference_inputs(tokens, self.batch)
+        tokens, _ = _pair(self.training[np.arange(self.batch) % len(self.training)])
+        return (tokens,)
 
     def calibration(self, samples: int) -> list[tuple[Tensor, Tensor]]:
         """Return tokens and next tokens of the first ``samples`` training sequences.
@@ -163,8 +164,8 @@ def token_scores(
 
 def _logits(outputs: object) -> Float[Tensor, "..."]:
     """Return the tensor of logits that a model returned, alone or as transformers do."""
-    logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-    if not isinstance(logits, Tensor):
+    logits = logits_of(outputs)
+    if logits is None:
         raise TaskError(
             "language modelling needs a network that returns logits, one tensor or an object "
             f"with such an attribute, but it returned {type(outputs).__name__}; take a model "

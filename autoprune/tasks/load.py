@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pydantic
 
@@ -27,7 +29,9 @@ def load_task(
 
     Args:
         spec: A registered name with what it takes after a colon (``digits``, ``cifar10:FOLDER``,
-            ``image-folder:FOLDER``), or a function of your own that returns a
+            ``image-folder:FOLDER``, ``text:FILE``) and options after a question mark
+            (``text:FILE?tokenizer=FOLDER&length=128``,
+            ``image-folder:FOLDER?mean=0.5,0.5,0.5``), or a function of your own that returns a
             :class:`~autoprune.tasks.base.Task`: ``package.module:factory`` or
             ``path/file.py:factory``, literal arguments in brackets allowed.
         batch: Deployment batch; ``None`` is the task's own default.
@@ -43,8 +47,11 @@ def load_task(
     keywords: dict[str, object] = dict(options or {})
     keywords |= {key: value for key, value in given.items() if value is not None}
     name, _, target = spec.strip().partition(":")
+    name, target, own = _with_options(name, target)
     if name in TASKS.names():
-        return _registered(name, target, keywords)
+        several = _options_of(name, tuple)
+        split = {key: value.split(",") if key in several else value for key, value in own.items()}
+        return _registered(name, target, split | keywords)
     call = parse_call(spec, error=TaskError)
     if call is None or not _importable(call):
         raise UnknownNameError("task", name, [*TASKS.names(), *_FACTORY_FORMS])
@@ -54,13 +61,39 @@ def load_task(
 
 
 def absolute_spec(spec: str) -> str:
-    """Return ``spec`` with its folder or file by an absolute path, so that it holds anywhere."""
+    """Return ``spec`` with its folders and files by absolute paths, so that it holds anywhere."""
     name, _, target = spec.strip().partition(":")
-    if name in TASKS.names() and target:
-        return f"{name}:{Path(target).expanduser().absolute()}"
+    name, target, own = _with_options(name, target)
+    if name in TASKS.names() and (target or own):
+        files = _options_of(name, Path)
+        where = f":{Path(target).expanduser().absolute()}" if target else ""
+        options = "&".join(
+            f"{key}={Path(value).expanduser().absolute() if key in files else value}"
+            for key, value in own.items()
+        )
+        return f"{name}{where}{'?' if own else ''}{options}"
     if name.endswith(".py"):
         return f"{Path(name).expanduser().absolute()}:{target}"
     return spec
+
+
+def _with_options(name: str, target: str) -> tuple[str, str, dict[str, str]]:
+    """Return a name, what it takes, and the options ``?key=value&key=value`` at their end.
+
+    A question mark that is followed by anything else belongs to a path.
+    """
+    whole = f"{name}:{target}" if target else name
+    found = re.fullmatch(r"(.*?)\?(\w+=[^&?]*(?:&\w+=[^&?]*)*)", whole)
+    if found is None:
+        return name, target, {}
+    name, _, target = found[1].partition(":")
+    return name, target, dict(pair.split("=", 1) for pair in found[2].split("&"))
+
+
+def _options_of(name: str, kind: type) -> set[str]:
+    """Return the options of a registered task that are of a type."""
+    hints = get_type_hints(TASKS[name])
+    return {key for key, hint in hints.items() if kind in (hint, get_origin(hint), *get_args(hint))}
 
 
 def _registered(name: str, target: str, keywords: dict[str, object]) -> Task:

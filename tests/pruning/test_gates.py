@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -215,6 +216,25 @@ def test_mean_gradients_are_those_of_the_mean_loss(images):
         expected += len(part) / 7 * plain.hidden.weight.grad**2
     torch.testing.assert_close(squares, expected)
     assert not weights["hidden.weight"].requires_grad
+
+
+def test_the_loss_is_a_mean_over_tokens_that_have_a_target():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 5, generator=generator)
+    targets = torch.tensor([[4, 0, -100], [1, -100, -100]])
+    chosen = [logits[0, 0].softmax(0)[4], logits[0, 1].softmax(0)[0], logits[1, 0].softmax(0)[1]]
+    expected = -torch.stack(chosen).log().mean()
+    torch.testing.assert_close(cross_entropy(logits, targets), expected)
+    held = types.SimpleNamespace(logits=logits)
+    torch.testing.assert_close(cross_entropy(held, targets), expected)
+
+
+def test_classes_of_pixels_stand_behind_the_batch():
+    logits = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(24).reshape(2, 3, 4) % 5
+    by_pixel = logits.movedim(1, -1).reshape(-1, 5)
+    expected = cross_entropy(by_pixel, targets.flatten())
+    torch.testing.assert_close(cross_entropy(logits, targets), expected)
 
 
 def test_logits_are_expected():

@@ -33,7 +33,7 @@ def factory(tmp_path):
 
 
 def test_the_registry_knows_the_shipped_tasks():
-    assert {"cifar10", "digits", "image-folder"} <= set(TASKS.names())
+    assert {"cifar10", "digits", "image-folder", "text"} <= set(TASKS.names())
 
 
 def test_registered_tasks_take_their_defaults_unless_told():
@@ -41,6 +41,32 @@ def test_registered_tasks_take_their_defaults_unless_told():
     assert (task.name, task.batch, task.search_samples) == ("digits", 64, 2048)
     assert load_task("digits", batch=5, search_samples=10).batch == 5
     assert load_task("digits", options={"batch": "7"}).batch == 7
+
+
+def test_options_may_follow_a_question_mark():
+    task = load_task("digits?search_samples=3&batch=6", batch=5)
+    assert (task.batch, task.search_samples) == (5, 3)
+    with pytest.raises(TaskError, match="colour = 'red'"):
+        load_task("digits?colour=red")
+    with pytest.raises(TaskError, match="there is no folder /none"):
+        load_task("image-folder:/none?mean=0.5,0.5,0.5&size=32")
+    with pytest.raises(TaskError, match=r"mean.*\['0.5', '0.5'\]"):
+        load_task("image-folder:/none?mean=0.5,0.5")
+
+
+def test_a_path_may_hold_a_question_mark(tmp_path):
+    with pytest.raises(TaskError, match=re.escape(str(tmp_path / "what?"))):
+        load_task(f"cifar10:{tmp_path / 'what?'}")
+    with pytest.raises(TaskError, match=re.escape(str(tmp_path / "what?"))):
+        load_task(f"cifar10:{tmp_path / 'what?'}?batch=3")
+
+
+def test_an_absolute_description_keeps_its_options(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_spec("digits?batch=3") == "digits?batch=3"
+    assert absolute_spec("image-folder:a?size=32&mean=0,0,0") == (
+        f"image-folder:{tmp_path / 'a'}?size=32&mean=0,0,0"
+    )
 
 
 def test_what_follows_the_name_may_hold_colons(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.network.inputs import evaluating
 from autoprune.network.network import Network
+from autoprune.network.outputs import logits_of
 from autoprune.pruning.aggregate import (
     named_parameters,
     parameter_sites,
@@ -58,7 +59,7 @@ class Grasp(GradientCriterion):
         """Store parameters.
 
         Args:
-            temperature: What tensors of logits are divided by.
+            temperature: What logits are divided by; the loss then gets them alone.
             images: Images of one backward pass.
             loss: Mean loss of a batch, from the model's output and the targets.
         """
@@ -106,8 +107,8 @@ class Grasp(GradientCriterion):
 
     def _cooled(self, output: Any, targets: Tensor) -> Tensor:
         """Return the loss of logits over the temperature."""
-        cooled = output / self.temperature if isinstance(output, Tensor) else output
-        return self.loss(cooled, targets)
+        logits = logits_of(output)
+        return self.loss(output if logits is None else logits / self.temperature, targets)
 
     def _hessian_along(
         self,
