@@ -47,6 +47,7 @@ class Evaluation:
         params: Parameter elements.
         seconds: Wall-clock time it took to build and score it.
         reason: ``"TypeName: message"`` of the failure, empty when complete.
+        cached: The scores were known from another run.
     """
 
     candidate: Candidate
@@ -61,6 +62,7 @@ class Evaluation:
     params: int
     seconds: float = 0.0
     reason: str = ""
+    cached: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the candidate as plain values."""
@@ -156,17 +158,12 @@ class Evaluator:
         """
         started = time.perf_counter()
         try:
-            scores = self._scored(self.build(candidate), bar)
-            loss = scores[-1].loss
-            reason = "" if math.isfinite(loss) else f"ValueError: the loss is {loss}"
+            evaluation = self.scored(candidate, self._scores(self.build(candidate), bar))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong is the trial's result
-            scores, reason = (), f"{type(error).__name__}: {error}"
-        evaluation = self.failed(candidate, reason)
-        if not reason:
-            evaluation = self._scored_evaluation(evaluation, scores)
+            evaluation = self.failed(candidate, f"{type(error).__name__}: {error}")
         return dataclasses.replace(evaluation, seconds=time.perf_counter() - started)
 
-    def _scored(self, model: nn.Module, bar: Bar) -> tuple[Score, ...]:
+    def _scores(self, model: nn.Module, bar: Bar) -> tuple[Score, ...]:
         """Return the scores of a network on growing parts of the search split."""
         if self._divergence is not None:
             return self._divergence.race(model, bar)
@@ -174,12 +171,20 @@ class Evaluator:
             return race(self.task, model, bar)
         return (self.task.evaluate(model, "search"),)
 
-    def _scored_evaluation(self, costs: Evaluation, scores: tuple[Score, ...]) -> Evaluation:
+    def scored(self, candidate: Candidate, scores: tuple[Score, ...]) -> Evaluation:
+        """Return the evaluation of ``candidate`` that follows from its scores.
+
+        Args:
+            candidate: The candidate.
+            scores: On growing parts of the search split; the last counts.
+        """
         task, last = self.task, scores[-1]
+        if not math.isfinite(last.loss):
+            return self.failed(candidate, f"ValueError: the loss is {last.loss}")
         whole = task.samples("search") if isinstance(task, SampledTask) else None
         screened = whole is not None and last.samples < whole
         return dataclasses.replace(
-            costs,
+            self.failed(candidate, ""),
             status="screened" if screened else "complete",
             loss=float(last.loss),
             accuracy=float(last.accuracy),

@@ -103,6 +103,10 @@ def search(
             help="Repair of a pruned network without training. \\[default: statistics]",
         ),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder where scores are kept for other runs."),
+    ] = None,
     space: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE", help="What may be removed. \\[default: default]"),
@@ -160,6 +164,7 @@ def search(
         "damage": damage,
         "metric": metric,
         "racing": racing,
+        "cache": None if cache is None else str(cache),
         "realise": realise,
         "space": space,
         "search_samples": search_samples,

@@ -342,6 +342,8 @@ def _score_attributes(evaluation: Evaluation) -> dict[str, Any]:
         attributes["rungs"] = evaluation.to_json()["rungs"]
     if evaluation.status == "screened":
         attributes["screened"] = True
+    if evaluation.cached:
+        attributes["cached"] = True
     return attributes
 
 
@@ -393,6 +395,7 @@ def _record(trial: FrozenTrial, space: SearchSpace) -> Record:
         params=stored.get("params", 0),
         seconds=stored.get("seconds", 0.0),
         reason=stored.get("reason", INTERRUPTED) if failed else "",
+        cached=stored.get("cached", False),
     )
     return Record(
         number=trial.number,

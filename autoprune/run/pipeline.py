@@ -6,13 +6,15 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import optuna
 from torch import nn
 
 from autoprune.errors import RunError
-from autoprune.evaluation import Evaluator
+from autoprune.evaluation import Evaluates, Evaluator
 from autoprune.execution import inline
+from autoprune.execution.cache import CachedEvaluator, EvaluationCache, context_of
 from autoprune.execution.driver import (
     Limits,
     Listener,
@@ -96,6 +98,9 @@ class Run:
             settings = settings.model_copy(update={"model": source.spec, "weights": weights})
         if settings.data is not None:
             settings = settings.model_copy(update={"data": absolute_spec(settings.data)})
+        if settings.cache is not None:
+            cache = str(Path(settings.cache).expanduser().absolute())
+            settings = settings.model_copy(update={"cache": cache})
         folder = new_folder(output, described.name)
         try:
             prepared = prepare(settings, space, profile, model=model, task=task, say=say)
@@ -205,8 +210,9 @@ def execute(
                 listeners=listeners,
                 racing=settings.racing,
             )
-            dense = _dense(driver, evaluator)
-            _search(driver, evaluator, directory)
+            scorer = _scorer(settings, evaluator)
+            dense = _dense(driver, scorer)
+            _search(driver, scorer, directory)
             tested = _test_accuracies(driver, evaluator, say)
         result = write_outcome(directory, prepared, evaluator, driver, dense, tested, say)
     except OSError as error:
@@ -230,7 +236,20 @@ def _evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
     )
 
 
-def _dense(driver: StudyDriver, evaluator: Evaluator) -> Record:
+def _scorer(settings: RunSettings, evaluator: Evaluator) -> Evaluates:
+    """Return the evaluator, behind a cache where one was asked for."""
+    if settings.cache is None:
+        return evaluator
+    context = context_of(
+        evaluator,
+        calibration_samples=settings.calibration_samples,
+        realise=settings.realise,
+        metric=settings.metric,
+    )
+    return CachedEvaluator(evaluator, EvaluationCache(settings.cache, context))
+
+
+def _dense(driver: StudyDriver, evaluator: Evaluates) -> Record:
     """Return the unpruned network's record, evaluated once per run."""
     if driver.dense is not None:
         return driver.dense
@@ -240,7 +259,7 @@ def _dense(driver: StudyDriver, evaluator: Evaluator) -> Record:
     return driver.record_dense(evaluation)
 
 
-def _search(driver: StudyDriver, evaluator: Evaluator, directory: RunDirectory) -> None:
+def _search(driver: StudyDriver, evaluator: Evaluates, directory: RunDirectory) -> None:
     settings = directory.record.settings
     if settings.executor == "inline":
         inline.run(driver, evaluator)

@@ -79,6 +79,8 @@ def prepare(
     task = task or _task(settings)
     if settings.metric == "kl":
         needs_samples(task, "the metric 'kl'")
+    if settings.cache is not None:
+        needs_samples(task, "a cache")
     network = verified(trace(model or _model(settings, say), task.example_inputs()))
     if network.unsupported:
         listed = ", ".join(f"{name} ({n}x)" for name, n in sorted(network.unsupported.items()))

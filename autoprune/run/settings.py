@@ -44,6 +44,7 @@ class RunSettings(pydantic.BaseModel):
         metric: What is minimised beside latency: ``"loss"``, or ``"kl"`` for the divergence from
             the unpruned network's answers, which needs no labels.
         racing: Whether scoring ends early where a network as fast is clearly better.
+        cache: Absolute path of a folder where scores are kept for other runs; ``None`` for none.
         calibration_samples: Training samples that scores and realisations come from.
         search_samples: Most search samples an evaluation uses; ``None`` is the task's own.
     """
@@ -68,6 +69,7 @@ class RunSettings(pydantic.BaseModel):
     executor: Literal["ray", "inline"] = "ray"
     metric: Metric = "loss"
     racing: bool = True
+    cache: str | None = None
     calibration_samples: Annotated[int, pydantic.Field(ge=2)] = 256
     search_samples: _PositiveInt | None = None
 

@@ -69,9 +69,9 @@ def test_damage_of_other_criteria_adds_up_the_units_that_go(prepared):
 def test_images_pass_once_for_ranking_damage_and_realisation(prepared, monkeypatch):
     passes, measure = [], merge.measure
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         passes.append(arguments)
-        return measure(*arguments)
+        return measure(*arguments, **options)
 
     monkeypatch.setattr(merge, "measure", counted)
     found = prepared(damage="obs", realise="merge")
