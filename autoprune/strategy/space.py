@@ -230,7 +230,8 @@ class SearchSpace:
 
     def active(self, keep: Bool[np.ndarray, "n blocks"]) -> Bool[np.ndarray, "n groups"]:
         """Return which groups still exist: those not inside a dropped block."""
-        gone = (~keep).astype(np.int64) @ self._inside
+        # In single precision, which counts exactly this far, the product is many times faster.
+        gone = (~keep).astype(np.float32) @ self._inside
         alive: Bool[np.ndarray, "n groups"] = gone == 0
         return alive
 
@@ -277,8 +278,8 @@ class SearchSpace:
         return np.array([dim.multiple for dim in self.dimensions], np.int64)
 
     @cached_property
-    def _inside(self) -> Int[np.ndarray, "blocks groups"]:
-        matrix = np.zeros((len(self.blocks), len(self.dimensions)), np.int64)
+    def _inside(self) -> Float[np.ndarray, "blocks groups"]:
+        matrix = np.zeros((len(self.blocks), len(self.dimensions)), np.float32)
         for block, groups in enumerate(self.inside):
             matrix[block, list(groups)] = 1
         return matrix
