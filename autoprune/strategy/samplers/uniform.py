@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autoprune.strategy.budget import project
+from autoprune.strategy.ladder import corput
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.registry import SAMPLERS
 from autoprune.strategy.sampler import CandidateSampler, seen_params
@@ -101,24 +102,12 @@ def _refinement(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     free = np.ones(len(values), bool)
     index = 0
     while free.any():
-        target = values[0] + _corput(index) * (values[-1] - values[0])
+        target = values[0] + corput(index) * (values[-1] - values[0])
         nearest = int(np.argmin(np.where(free, np.abs(values - target), np.inf)))
         order.append(nearest)
         free[nearest] = False
         index += 1
     return np.array(order, np.int64)
-
-
-def _corput(index: int) -> float:
-    """Return 0, 1, 1/2, 1/4, 3/4, 1/8, 5/8, 3/8, 7/8, ...: van der Corput's sequence with ends.
-
-    >>> [_corput(index) for index in range(6)]
-    [0.0, 1.0, 0.5, 0.25, 0.75, 0.125]
-    """
-    if index < 2:
-        return float(index)
-    digits = bin(index - 1)[2:]
-    return float(int(digits[::-1], 2) / 2 ** len(digits))
 
 
 @SAMPLERS.register("uniform")
