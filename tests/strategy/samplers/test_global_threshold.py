@@ -1,0 +1,10 @@
+import pytest
+
+from autoprune.strategy.registry import SAMPLERS
+from autoprune.testing.samplers import SamplerConformance
+
+
+class TestConformance(SamplerConformance):
+    @pytest.fixture
+    def factory(self):
+        return SAMPLERS["global_threshold"]
