@@ -11,9 +11,11 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.errors import SettingsError
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.rays import random_candidate
 from autoprune.strategy.registry import build_sampler
+from autoprune.strategy.residual import scalar_study
 from autoprune.strategy.sampler import CandidateSampler
 from autoprune.strategy.space import Candidate
 
@@ -42,6 +44,7 @@ class ProjectedSampler(CandidateSampler):
         *,
         seed: int,
         startup_trials: int = 10,
+        scalar: bool = False,
     ) -> None:
         """Store parameters.
 
@@ -51,20 +54,32 @@ class ProjectedSampler(CandidateSampler):
             seed: At least 0.
             startup_trials: Trials that have to be complete before the wrapped sampler's own
                 proposals are used; best as many as it would draw at random.
+            scalar: The wrapped sampler is shown one objective instead of loss and latency, see
+                :func:`~autoprune.strategy.residual.scalars`. It must learn from the trials alone,
+                not from what it stored beside them.
+
+        Raises:
+            SettingsError: The wrapped sampler refuses its options.
         """
         super().__init__(problem, seed=seed)
+        try:
+            make(seed % 2**31)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"the sampler refuses its options: {error}") from error
         self.make = make
         self.startup_trials = startup_trials
+        self.scalar = scalar
 
     def propose(self, study: Study, trial: FrozenTrial, rng: np.random.Generator) -> Candidate:
         """Return the wrapped sampler's proposal, or a random candidate to start with."""
         wrapped = self.make(int(rng.integers(2**31)))
+        if self.scalar:
+            return self._scalar_proposal(wrapped, study, rng)
         wrapped.before_trial(study, trial)
         relative = wrapped.infer_relative_search_space(study, trial)
         # Asked at the start as well: genetic samplers note a trial's generation here.
         sampled = wrapped.sample_relative(study, trial, relative)
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(complete) < self.startup_trials:
+        if not self._started(study):
             return random_candidate(self.problem, rng)
         params = {
             name: sampled[name]
@@ -93,7 +108,22 @@ class ProjectedSampler(CandidateSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Let the wrapped sampler store what it learns in the study."""
-        self._made_for(trial, "").after_trial(study, trial, state, values)
+        if not self.scalar:
+            self._made_for(trial, "").after_trial(study, trial, state, values)
+
+    def _started(self, study: Study) -> bool:
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return len(complete) >= self.startup_trials
+
+    def _scalar_proposal(
+        self, wrapped: BaseSampler, study: Study, rng: np.random.Generator
+    ) -> Candidate:
+        if not self._started(study):
+            return random_candidate(self.problem, rng)
+        copy = scalar_study(self.problem, study)
+        copy.sampler = wrapped
+        asked = copy.ask(self.problem.space.distributions())
+        return self.problem.space.candidate(asked.params)
 
     def _made_for(self, trial: FrozenTrial, purpose: str) -> BaseSampler:
         return self.make(self.derived_seed(trial, purpose))

@@ -1,6 +1,6 @@
-"""Conformance suite for samplers: any sampler of a search can be run through it.
+"""Conformance suites for samplers: any sampler of a search can be run through them.
 
-A plug-in's test is a subclass that supplies the factory::
+A plug-in's test is a subclass of each that supplies the factory::
 
     class TestMySampler(SamplerConformance):
         @pytest.fixture
@@ -15,15 +15,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import optuna
 import pytest
 from jaxtyping import Bool, Float, Int
 from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+)
 from optuna.trial import TrialState
 
-from autoprune.strategy.problem import Problem
+from autoprune.errors import BudgetError
+from autoprune.strategy.problem import Latency, Problem
 from autoprune.strategy.registry import SamplerFactory
 from autoprune.strategy.space import Candidate, Dimension, SearchSpace
 
@@ -185,8 +192,37 @@ def run_trials(
     return proposed
 
 
+@dataclasses.dataclass
+class Metered:
+    """A latency that counts the rows it predicts, and ends what would go on for ever.
+
+    Attributes:
+        latency: What is predicted.
+        limit: Rows after which predicting is an AssertionError.
+        rows: Rows predicted so far.
+    """
+
+    latency: Latency
+    limit: int = 3_000_000
+    rows: int = 0
+
+    def __call__(
+        self, widths: Int[np.ndarray, "n groups"], keep: Bool[np.ndarray, "n blocks"]
+    ) -> Float[np.ndarray, " n"]:
+        """Return milliseconds per row."""
+        self.rows += len(widths)
+        assert self.rows <= self.limit, f"more than {self.limit} latencies for a few proposals"
+        return self.latency(widths, keep)
+
+
 class SamplerConformance:
-    """What every sampler must do; subclass it and supply the ``factory`` fixture."""
+    """What every sampler must do; subclass it and supply the ``factory`` fixture.
+
+    Attributes:
+        order_matters: The algorithm itself depends on the order in which results come.
+    """
+
+    order_matters: ClassVar[bool] = False
 
     @pytest.fixture
     def factory(self) -> SamplerFactory:
@@ -275,6 +311,36 @@ class SamplerConformance:
         study.sampler = factory(roomy, seed=0)
         assert first + run_trials(study, roomy, TRIALS - TRIALS // 2) == whole
 
+    @pytest.mark.parametrize("share", [1.0, 1.02])
+    def test_one_candidate_or_few(self, factory: SamplerFactory, share: float) -> None:
+        """Where a budget leaves one or a few candidates, those are proposed, in bounded time."""
+        free = made_up_problem(4, 16, latency=MadeUpLatency(padding=4), multiple=4)
+        metered = Metered(free.latency)
+        tight = dataclasses.replace(free, latency=metered, budget_ms=free.fastest[1] * share)
+        proposed = run_trials(new_study(factory(tight, seed=0)), tight, TRIALS // 4)
+        assert (tight.latency_ms(proposed) <= tight.fastest[1] * share).all()
+
+    def test_impossible_budget(self, factory: SamplerFactory, roomy: Problem) -> None:
+        """A budget that no candidate meets is a BudgetError, not a loop and not a proposal."""
+        impossible = dataclasses.replace(roomy, budget_ms=0.5 * roomy.fastest[1])
+        with pytest.raises(BudgetError):
+            run_trials(new_study(factory(impossible, seed=0)), impossible, 1)
+
+    def test_order_of_results(self, factory: SamplerFactory, roomy: Problem) -> None:
+        """Trials that end in another order lead to the same next proposals."""
+        if self.order_matters:
+            pytest.skip("the algorithm depends on the order of results")
+        runs = []
+        for order in (list(range(TRIALS)), list(range(TRIALS))[::-1], [*range(1, TRIALS), 0]):
+            study = new_study(factory(roomy, seed=0))
+            asked = [study.ask(roomy.space.distributions()) for _ in range(TRIALS)]
+            for index in order:
+                candidate = roomy.space.candidate(asked[index].params)
+                values = made_up_loss(roomy.space, candidate), roomy.latency_ms([candidate])[0]
+                study.tell(asked[index], [float(value) for value in values])
+            runs.append(run_trials(study, roomy, 3))
+        assert runs[0] == runs[1] == runs[2]
+
     def test_foreign_trials(self, factory: SamplerFactory, roomy: Problem) -> None:
         """Trials that somebody else put into the study do not disturb the sampler."""
         study = new_study(factory(roomy, seed=0))
@@ -282,3 +348,30 @@ class SamplerConformance:
         study.enqueue_trial(roomy.space.params(dense))
         study.ask()
         assert run_trials(study, roomy, 4)[0] != dense
+
+
+class OptunaConformance(
+    BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase
+):
+    """Optuna's own suites on a sampler of a search; subclass and supply the ``factory`` fixture.
+
+    They ask for parameters of all kinds that no search space has, in studies with one objective
+    too: a sampler draws those at random, next to its own. ``SingleOnlySamplerTestCase`` cannot
+    apply, since it wants two objectives refused.
+    """
+
+    @pytest.fixture
+    def factory(self) -> SamplerFactory:
+        """Return the sampler under test as ``(problem, *, seed) -> BaseSampler``."""
+        raise NotImplementedError("override the fixture 'factory' with the sampler under test")
+
+    @pytest.fixture
+    def sampler(self, factory: SamplerFactory) -> Callable[[], BaseSampler]:
+        """Return what Optuna's suites make samplers with."""
+        problem = made_up_problem(1, 8)
+        return lambda: factory(problem, seed=0)
+
+    @pytest.fixture(autouse=True)
+    def _quiet(self) -> Iterator[None]:
+        with quiet_optuna():
+            yield

@@ -23,8 +23,8 @@ def test_options_reach_the_sampler():
 
 
 def test_unknown_sampler():
-    with pytest.raises(UnknownNameError, match="no sampler named 'nsga'; did you mean 'nsga2'"):
-        build_sampler("nsga", made_up_problem(), seed=0)
+    with pytest.raises(UnknownNameError, match="no sampler named 'nsga22'; did you mean 'nsga2'"):
+        build_sampler("nsga22", made_up_problem(), seed=0)
 
 
 def test_unknown_option():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from optuna.testing.pytest_samplers import MultiObjectiveSamplerTestCase
 
+from autoprune.errors import SettingsError
 from autoprune.strategy.registry import SAMPLERS
 from autoprune.testing.samplers import (
     SamplerConformance,
@@ -53,9 +54,6 @@ def test_options_are_passed_on():
     sampler = SAMPLERS["nsga2"]
     made = sampler(problem, seed=0, population_size=5).make(1)
     assert made.population_size == 5
-    with pytest.raises(ValueError, match="swapping_prob"):
-        sampler(problem, seed=0, swapping_prob=2.0).make(1)
-    with pytest.raises(ValueError, match="mutation_prob"):
-        sampler(problem, seed=0, mutation_prob=2.0).make(1)
-    with pytest.raises(ValueError, match="crossover_prob"):
-        sampler(problem, seed=0, crossover_prob=2.0).make(1)
+    for name in ("swapping_prob", "mutation_prob", "crossover_prob"):
+        with pytest.raises(SettingsError, match=name):
+            sampler(problem, seed=0, **{name: 2.0})
