@@ -98,7 +98,7 @@ def test_the_distribution_is_told_generations_in_the_order_of_numbers(droppable)
             covariance = state._sigma**2 * (state._C + state._C.T) / 2
             away = vector - state.mean
             distance = np.sqrt(away @ np.linalg.solve(covariance, away))
-            shrink = min(1.0, (np.sqrt(5) + 10 / 7) / distance)
+            shrink = min(1.0, (np.sqrt(5) + 10 / 7) / max(distance, 1e-9))
             vector = state.mean + away * shrink
             value = np.log(trial.values[0])
             if droppable:
