@@ -64,9 +64,11 @@ def readers(network: Network, group: ChannelGroup) -> tuple[Reader, ...]:
 
     Known are linear layers, convolutions of every kind, the projections of multi-head attention,
     and the transposed linear layers of ``transformers``. A depthwise convolution is one of the
-    layers that carry the units and reads none of another's. A weight of two or more dimensions in
-    any other kind of module, or one that such a module shares, has a role that is not known, and
-    then so are the group's readers.
+    layers that carry the units and reads none of another's. Nor does a table that is looked up
+    count, even where it is the weight of a layer besides (the output of a language model): what is
+    changed for one of its uses would be changed for the other. A weight of two or more dimensions
+    in any other kind of module, or one that such a module shares, has a role that is not known,
+    and then so are the group's readers.
     """
     owners = _owners(network.model)
     found = []
@@ -77,7 +79,7 @@ def readers(network: Network, group: ChannelGroup) -> tuple[Reader, ...]:
         dims = {_input_dim(module, name) for module, name in known.places}
         if None in dims:
             return ()
-        if member.dim in dims:
+        if member.dim in dims and -1 not in dims:
             if len(dims) > 1:
                 return ()
             module, _ = known.places[0]

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from autoprune.errors import PruningError
 from autoprune.network.groups import ChannelGroup
 from autoprune.pruning.criterion import CRITERIA, Batches, Criterion
-from autoprune.testing.networks import TINY_NETWORKS, TinyNetwork, tiny
+from autoprune.testing.networks import TINY_LANGUAGE_MODELS, TINY_NETWORKS, TinyNetwork, tiny
 
-_every_network = pytest.mark.parametrize("name", sorted(TINY_NETWORKS))
+_every_network = pytest.mark.parametrize("name", [*TINY_NETWORKS, *TINY_LANGUAGE_MODELS])
 
 
 class CriterionSuite(ABC):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from autoprune.errors import UnknownNameError
@@ -27,13 +27,16 @@ CLASSES = 5
 #: Shape of an example batch.
 INPUT_SHAPE = (2, 3, 8, 8)
 
+#: Different tokens of the language model, and the shape of an example batch of them.
+VOCABULARY, TOKENS_SHAPE = 11, (2, 8)
+
 
 @dataclasses.dataclass(frozen=True)
 class TinyNetwork:
     """A model of a few layers and what is known about it.
 
     Attributes:
-        name: Its name in :data:`TINY_NETWORKS`.
+        name: Its name in :data:`TINY_NETWORKS` or :data:`TINY_LANGUAGE_MODELS`.
         model: In eval mode, every parameter and statistic random.
         inputs: One example batch.
         groups: Its channel groups, written by hand.
@@ -41,7 +44,7 @@ class TinyNetwork:
 
     name: str
     model: nn.Module
-    inputs: tuple[Float[Tensor, "batch 3 8 8"]]
+    inputs: tuple[Shaped[Tensor, "..."]]
     groups: tuple[ChannelGroup, ...]
 
     @property
@@ -60,8 +63,8 @@ class TinyNetwork:
 
     def batches(
         self, *sizes: int, seed: int = 0
-    ) -> list[tuple[Float[Tensor, "_ 3 8 8"], Int[Tensor, " _"]]]:
-        """Return random labelled batches with the given numbers of images."""
+    ) -> list[tuple[Shaped[Tensor, "..."], Int[Tensor, "..."]]]:
+        """Return random labelled batches with the given numbers of images or sequences."""
         generator = torch.Generator().manual_seed(seed)
         dtype = self.inputs[0].dtype
         return [
@@ -91,6 +94,19 @@ class TinyNetwork:
             hook.remove()
             found.append(HeardInput(member, module, torch.cat(inputs)))
         return found
+
+
+class TinyLanguageModel(TinyNetwork):
+    """A network that reads tokens and tells the next of each."""
+
+    def batches(
+        self, *sizes: int, seed: int = 0
+    ) -> list[tuple[Shaped[Tensor, "..."], Int[Tensor, "..."]]]:
+        """Return batches of random tokens with what follows each, of so many sequences."""
+        generator = torch.Generator().manual_seed(seed)
+        length = TOKENS_SHAPE[1] + 1
+        texts = (torch.randint(VOCABULARY, (n, length), generator=generator) for n in sizes)
+        return [(tokens[:, :-1], tokens[:, 1:].contiguous()) for tokens in texts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,20 +164,24 @@ def tiny(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tin
     """Return the tiny network called ``name``; the global random state stays as it is.
 
     Args:
-        name: A name in :data:`TINY_NETWORKS`.
+        name: A name in :data:`TINY_NETWORKS` or :data:`TINY_LANGUAGE_MODELS`.
         seed: Determines every parameter, statistic and input.
         dtype: Of parameters, statistics and inputs.
 
     Raises:
         UnknownNameError: No such network.
     """
-    if name not in TINY_NETWORKS:
-        raise UnknownNameError("tiny network", name, TINY_NETWORKS)
-    build, groups = TINY_NETWORKS[name]
+    everyone = TINY_NETWORKS | TINY_LANGUAGE_MODELS
+    if name not in everyone:
+        raise UnknownNameError("tiny network", name, everyone)
+    build, groups = everyone[name]
     with torch.random.fork_rng(devices=[]):
         model = build()
     generator = torch.Generator().manual_seed(seed)
     _randomise(model, generator)
+    if name in TINY_LANGUAGE_MODELS:
+        tokens = torch.randint(VOCABULARY, TOKENS_SHAPE, generator=generator)
+        return TinyLanguageModel(name, model.to(dtype).eval(), (tokens,), groups())
     inputs = torch.randn(INPUT_SHAPE, generator=generator).to(dtype)
     return TinyNetwork(name, model.to(dtype).eval(), (inputs,), groups())
 
@@ -508,8 +528,90 @@ def _attention_groups() -> tuple[ChannelGroup, ...]:
     )
 
 
-#: Every tiny network: how its model is built, and its groups.
-TINY_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[ChannelGroup, ...]]]] = {
+class Language(nn.Module):
+    """One layer of a language model.
+
+    Two heads of queries share one of keys and values, neighbouring rows are rotated by their
+    position, the perceptron has a gate, and the table of tokens is the output's weight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, 8)
+        self.norm1 = nn.RMSNorm(8)
+        self.query = nn.Linear(8, 24, bias=False)
+        self.key = nn.Linear(8, 12, bias=False)
+        self.value = nn.Linear(8, 12, bias=False)
+        self.project = nn.Linear(24, 8, bias=False)
+        self.norm2 = nn.RMSNorm(8)
+        self.gate = nn.Linear(8, 10, bias=False)
+        self.widen = nn.Linear(8, 10, bias=False)
+        self.narrow = nn.Linear(10, 8, bias=False)
+        self.norm3 = nn.RMSNorm(8)
+        self.head = nn.Linear(8, VOCABULARY, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: Int[Tensor, "batch t"]) -> Float[Tensor, "batch t vocabulary"]:
+        """Return the logits of what follows each token."""
+        stream = self.table(tokens)
+        inner = self.norm1(stream)
+        query, key, value = (
+            layer(inner).unflatten(-1, (-1, 4)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(
+            _rotated(query), _rotated(key), value, is_causal=True, enable_gqa=True
+        )
+        stream = stream + self.project(mixed.transpose(1, 2).flatten(-2))
+        inner = self.norm2(stream)
+        stream = stream + self.narrow(F.silu(self.gate(inner)) * self.widen(inner))
+        logits: Tensor = self.head(self.norm3(stream))
+        return logits
+
+
+def _rotated(rows: Float[Tensor, "batch heads t 4"]) -> Float[Tensor, "batch heads t 4"]:
+    """Return rows with the pairs (0, 1) and (2, 3) turned by an angle per position."""
+    angles = torch.arange(rows.shape[2], dtype=rows.dtype)[:, None] * torch.tensor([1.0, 0.1])
+    cos, sin = angles.cos().to(rows.dtype), angles.sin().to(rows.dtype)
+    even, odd = rows[..., 0::2], rows[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+def _language_groups() -> tuple[ChannelGroup, ...]:
+    stream = _group(
+        "norm1",
+        8,
+        _member("table.weight", 1, 8),
+        [_member(f"{name}.weight", 1, 8) for name in ("query", "key", "value", "gate", "widen")],
+        [_member(f"{name}.weight", 0, 8) for name in ("project", "narrow")],
+        [_member(f"norm{number}.weight", 0, 8) for number in (1, 2, 3)],
+    )
+    heads = _group(
+        "query",
+        3,
+        _member("query.weight", 0, 3, per_unit=8),
+        _member("key.weight", 0, 3, per_unit=4),
+        _member("value.weight", 0, 3, per_unit=4),
+        _member("project.weight", 1, 3, per_unit=8),
+    )
+    hidden = _group(
+        "gate",
+        10,
+        _member("gate.weight", 0, 10),
+        _member("widen.weight", 0, 10),
+        _member("narrow.weight", 1, 10),
+    )
+    return (
+        dataclasses.replace(stream, mixed=True),
+        dataclasses.replace(heads, kind="head"),
+        hidden,
+    )
+
+
+_Described = tuple[Callable[[], nn.Module], Callable[[], tuple[ChannelGroup, ...]]]
+
+#: Every tiny network of images: how its model is built, and its groups.
+TINY_NETWORKS: dict[str, _Described] = {
     "chain": (_chain, _chain_groups),
     "residual": (Residual, _residual_groups),
     "concatenation": (Concatenation, _concatenation_groups),
@@ -518,3 +620,6 @@ TINY_NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Chann
     "flatten": (_flatten, _flatten_groups),
     "attention": (Attention, _attention_groups),
 }
+
+#: Likewise, networks that read tokens.
+TINY_LANGUAGE_MODELS: dict[str, _Described] = {"language": (Language, _language_groups)}

@@ -21,10 +21,10 @@ from autoprune.errors import PruningError
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.realiser import REALISERS, Realiser
 from autoprune.pruning.surgery import Surgeon
-from autoprune.testing.networks import TINY_NETWORKS, TinyNetwork, tiny
+from autoprune.testing.networks import TINY_LANGUAGE_MODELS, TINY_NETWORKS, TinyNetwork, tiny
 from autoprune.testing.plans import half_plan
 
-_every_network = pytest.mark.parametrize("name", sorted(TINY_NETWORKS))
+_every_network = pytest.mark.parametrize("name", [*TINY_NETWORKS, *TINY_LANGUAGE_MODELS])
 
 
 class RealiserSuite(ABC):

@@ -8,7 +8,6 @@ from torch import nn
 from autoprune.errors import PruningError
 from autoprune.network.groups import ChannelGroup, ParamSlice
 from autoprune.network.trace import trace
-from autoprune.pruning.aggregate import named_parameters
 from autoprune.pruning.reads import Convolution, Product, listening, readers, rows_of
 from autoprune.testing.networks import TINY_NETWORKS, tiny
 
@@ -166,24 +165,23 @@ def test_grouped_and_transposed_convolutions_say_so():
     assert heard[0][2].transposed
 
 
-def test_a_table_that_is_only_looked_up_reads_nothing_but_a_shared_one_is_not_known():
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_table_that_is_looked_up_is_no_reader_even_where_it_is_a_layers_weight(tied):
     class Language(nn.Module):
-        def __init__(self, tied):
+        def __init__(self):
             super().__init__()
             self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+            self.inner = nn.Linear(4, 3)
             if tied:
                 self.head.weight = self.table.weight
 
         def forward(self, x):
-            return self.head(self.table(x))
+            stream = self.table(x)
+            return self.head(stream), self.inner(stream)
 
-    for tied, expected in ((False, ["head.weight"]), (True, [])):
-        model = Language(tied)
-        named = named_parameters(model)
-        members = [ParamSlice("table.weight", 1, np.arange(4)[:, None])]
-        if not tied:
-            members.append(ParamSlice("head.weight", 1, np.arange(4)[:, None]))
-        network = trace(model, torch.zeros(2, 3, dtype=torch.long))
-        group = ChannelGroup("table", 4, tuple(members))
-        assert [reader.path for reader in readers(network, group)] == expected
-        assert len(named) == 2
+    paths = ["table.weight", "inner.weight", *([] if tied else ["head.weight"])]
+    group = ChannelGroup(
+        "table", 4, tuple(ParamSlice(path, 1, np.arange(4)[:, None]) for path in paths)
+    )
+    network = trace(Language(), torch.zeros(2, 3, dtype=torch.long))
+    assert [reader.path for reader in readers(network, group)] == paths[1:]
