@@ -9,19 +9,21 @@ means go into the bias or into the running mean of the BatchNorm behind. Only th
 run on.
 
 Everything the dense network has to say is gathered once, at sampled positions, and serves all
-candidates.
+candidates. Images that do not fit in the memory at once come in parts: each part adds its rows to
+the problems of those before, and every weight is solved again before the part runs on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.network.groups import ParamSlice, kept_positions
 from autoprune.network.inputs import evaluating
@@ -30,7 +32,10 @@ from autoprune.pruning.aggregate import named_parameters
 from autoprune.pruning.criterion import Batches
 from autoprune.pruning.merge import bias_of, endings
 from autoprune.pruning.plan import PruningPlan
-from autoprune.pruning.reads import Convolution, Product, Read, Reader, readers
+from autoprune.pruning.positions import at, drawn, inputs_at, layout_of
+from autoprune.pruning.prefixes import Prefixes, State, States
+from autoprune.pruning.reads import Convolution, Read, Reader, readers
+from autoprune.pruning.ridge import NormalEquations
 from autoprune.pruning.statistics import ACTIVATION_FACTOR
 from autoprune.pruning.trails import Ending, Follower, Operator, Trail
 
@@ -42,8 +47,8 @@ RIDGE = 1e-4
 #: with few images want 10.
 RIDGE_PER_UNKNOWN = 10.0
 
-#: Rows of a least-squares problem: at least so many, and so many per unknown of an output.
-ROWS, ROWS_PER_UNKNOWN = 16_384, 4
+#: Rows of a least-squares problem; at least and at most so many per unknown of an output.
+ROWS, LEAST_ROWS_PER_UNKNOWN, MOST_ROWS_PER_UNKNOWN = 16_384, 4, 256
 
 #: A problem with more unknowns per output than this is left to merging.
 MOST_UNKNOWNS = 8192
@@ -51,13 +56,10 @@ MOST_UNKNOWNS = 8192
 #: Channels that are multiplied by less on their way to a stream are not asked to repair it.
 SMALLEST_SCALE = 1e-6
 
-#: Rows that one product in single precision adds up before the sum goes on in double.
-_BLOCK = 2048
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """What the dense network has behind one weight, at sampled positions.
+    """What the dense network has behind one weight, at sampled positions of a part of the images.
 
     Attributes:
         reader: The weight.
@@ -65,7 +67,7 @@ class Target:
         positions: Sampled positions of its output: per image ``[n, positions]`` in the flattened
             space of a convolution, ``[rows]`` of a product.
         layout: Extents of the output that hold positions; must be equal in the pruned network.
-        output: Its output, a row per position.
+        output: Its output with the bias, a row per position.
         stream: What its output is added to, likewise; ``None`` where nothing is added.
     """
 
@@ -75,6 +77,21 @@ class Target:
     layout: tuple[int, ...]
     output: Float[Tensor, "rows outputs"]
     stream: Float[Tensor, "rows outputs"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """Images of one pass, and what the dense network says about them.
+
+    Attributes:
+        images: The images.
+        targets: By parameter name, in the order in which the weights run.
+        means: Of what every BatchNorm gets, by its path.
+    """
+
+    images: Tensor
+    targets: Mapping[str, Target]
+    means: Mapping[str, Tensor]
 
 
 class Reconstruction:
@@ -90,43 +107,62 @@ class Reconstruction:
         rows: int = ROWS,
         everywhere: bool = True,
         memory_mb: int = 2048,
+        cache_mb: int = 256,
     ) -> None:
         """Run the dense network over the calibration images and keep the targets.
 
         Args:
             network: The traced network; its model is not changed.
-            batches: Calibration data, of one shape; targets are not read. As many images are used
-                as fit in the memory.
+            batches: Calibration data, of one shape; targets are not read.
             ridge: Least pull towards the weights that are there.
             ridge_per_unknown: The pull for each unknown per row.
             rows: Sampled positions of one problem, more where it has many unknowns.
             everywhere: Solve every known weight that runs after the first change, because all of
                 them get other inputs than in the dense network; else only those that lost inputs.
-            memory_mb: Bound on the activations of one pass, estimated from the size of its
-                images, and again on the targets.
+            memory_mb: Bound on the memory: half for the activations of one pass, estimated from
+                the size of its images, and half for the targets. More images come in parts, and
+                more rows than fit are left out.
+            cache_mb: Bound on the solved weights that are kept for candidates which are the same
+                up to there.
         """
         self.network, self.everywhere = network, everywhere
         self.ridge, self.ridge_per_unknown = ridge, ridge_per_unknown
-        self.images = _images(network.model, batches, memory_mb * 2**20)
-        known = {
-            reader.path: reader for group in network.groups for reader in readers(network, group)
-        }
+        known = _known(network)
         self._slices: dict[tuple[str, int], list[tuple[str, ParamSlice]]] = {}
         for group in network.groups:
             for member in group.members:
                 self._slices.setdefault((member.path, member.dim), []).append((group.name, member))
-        usable = {
-            path: ending
-            for path, ending in endings(network, sorted(known)).items()
-            if not known[path].transposed
-        }
+        usable = endings(network, sorted(known))
         named = named_parameters(network.model)
-        outputs = sum(named[path].shape[_output_dim(known[path])] for path in usable)
-        most = memory_mb * 2**20 // (8 * outputs) if outputs else rows
-        dense = _Dense(network.model, known, usable, rows=rows, most=most)
-        with evaluating(network.model), torch.no_grad(), dense:
-            network.model(self.images)
-        self._targets, self._means = dense.targets, dense.means
+        half = memory_mb * 2**19
+        row_bytes = sum(
+            (8 if ending.added else 4) * named[path].shape[_output_dim(known[path])]
+            for path, ending in usable.items()
+        )
+        most = half // row_bytes if row_bytes else rows
+        images = _parts(network.model, batches, half)
+        total = sum(map(len, images))
+        generator = torch.Generator().manual_seed(0)
+        self._parts: list[_Part] = []
+        with evaluating(network.model), torch.no_grad():
+            for part in images:
+                dense = _Dense(
+                    network.model,
+                    known,
+                    usable,
+                    rows=_Rows(rows, most, len(part) / total),
+                    generator=generator,
+                )
+                with dense:
+                    network.model(_laid_out(part))
+                self._parts.append(_Part(part, dense.targets, dense.means))
+        self._prefixes = Prefixes(network, usable)
+        self._states = States(cache_mb * 2**20)
+
+    @property
+    def images(self) -> list[int]:
+        """How many images each pass takes."""
+        return [len(part.images) for part in self._parts]
 
     def repair(self, model: nn.Module, plan: PruningPlan) -> int:
         """Solve the weights of ``model`` anew, in place, from the first that lost inputs on.
@@ -136,32 +172,43 @@ class Reconstruction:
         elsewhere they move as far as those of the calibration images move from the dense to the
         pruned network. Nothing of this may be recomputed afterwards.
 
+        What an earlier candidate that is the same up to some weight has solved is not solved again.
+
         Args:
             model: The network pruned by ``plan``, in eval mode afterwards as before.
-            plan: What was cut.
+            plan: What was cut, with all that follows from it.
 
         Returns:
-            How many weights were solved.
+            How many weights have got other values.
         """
-        present = named_parameters(model)
-        jobs = {
-            path: self._sliced(self._targets[path], plan)
-            for path in self._concerned(plan)
-            if path in present
+        keys = self._prefixes.keys(plan)
+        known = {
+            path: states
+            for path, key in keys.items()
+            if (states := self._states.get(path, key)) is not None
         }
-        means = {
-            path: mean[self._kept(f"{path}.running_mean", 0, len(mean), plan)]
-            for path, mean in self._means.items()
-        }
-        repairing = _Repairing(model, jobs, means, ridge=self._ridge)
+        concerned = [path for path in self._concerned(plan) if path in named_parameters(model)]
+        targets = self._parts[0].targets
+        settled = {targets[path].ending.norm for path in concerned} - {None}
+        unsolved = [path for path in concerned if path not in known]
+        repairing = _Repairing(model, unsolved, settled, known, ridge=self._ridge)
         with evaluating(model), torch.no_grad():
-            with repairing:
-                model(self.images)
-            after = {path: repairing.stored(path) for path in repairing.norms.values()}
-        # The pass above puts every buffer back; these are meant to stay.
-        for path, mean in after.items():
-            model.get_buffer(f"{path}.running_mean").copy_(mean)
-        return repairing.solved
+            for number, part in enumerate(self._parts):
+                repairing.start(
+                    number,
+                    {path: self._sliced(part.targets[path], plan) for path in unsolved},
+                    {path: self._mean(path, mean, plan) for path, mean in part.means.items()},
+                    last=number == len(self._parts) - 1,
+                )
+                with repairing:
+                    model(_laid_out(part.images))
+            after = repairing.states()
+        # The passes above put every buffer back; these are meant to stay.
+        for path, states in after.items():
+            self._states.put(path, keys[path], states)
+        with torch.no_grad():
+            _write(model, [states[-1] for states in after.values()])
+        return sum(path in concerned for path in after)
 
     def _ridge(self, rows: int, unknowns: int) -> float:
         """Return the pull towards the weights that are there for a problem of that size."""
@@ -169,8 +216,8 @@ class Reconstruction:
 
     def _concerned(self, plan: PruningPlan) -> list[str]:
         """Return the weights to solve, in the order in which they run."""
-        order = list(self._targets)
-        loses = [path for path in order if self._loses(path, self._targets[path].reader.dim, plan)]
+        order = list(self._parts[0].targets)
+        loses = [path for path in order if self._loses(path, plan)]
         if not self.everywhere:
             return loses
         gone = tuple(f"{name}." for name in plan.dropped)
@@ -178,8 +225,9 @@ class Reconstruction:
         first = min(map(order.index, changed), default=len(order))
         return order[first:]
 
-    def _loses(self, path: str, dim: int, plan: PruningPlan) -> bool:
-        """Return whether a plan cuts a dimension of a parameter."""
+    def _loses(self, path: str, plan: PruningPlan) -> bool:
+        """Return whether a plan cuts inputs of a weight."""
+        dim = self._parts[0].targets[path].reader.dim
         return any(
             name in plan.kept and len(plan.kept[name]) < len(member.indices)
             for name, member in self._slices.get((path, dim), ())
@@ -191,7 +239,11 @@ class Reconstruction:
             for name, member in self._slices.get((path, dim), ())
             if name in plan.kept
         ]
-        return torch.from_numpy(kept_positions(size, cut)).to(self.images.device)
+        return torch.from_numpy(kept_positions(size, cut)).to(self._parts[0].images.device)
+
+    def _mean(self, path: str, mean: Tensor, plan: PruningPlan) -> Tensor:
+        """Return the mean of the channels of a BatchNorm that a plan keeps."""
+        return mean[self._kept(f"{path}.running_mean", 0, len(mean), plan)]
 
     def _sliced(self, target: Target, plan: PruningPlan) -> Target:
         """Return a target with the outputs that a plan keeps."""
@@ -201,19 +253,65 @@ class Reconstruction:
         return dataclasses.replace(target, output=target.output[:, kept], stream=stream)
 
 
-def _images(model: nn.Module, batches: Batches, memory_bytes: int) -> Tensor:
-    """Return the calibration images in one batch, as many as fit in the memory."""
-    images = torch.cat([inputs for inputs, _ in batches])
-    needed = images[0].numel() * images.element_size() * ACTIVATION_FACTOR
-    images = images[: max(2, memory_bytes // needed)]
+def _known(network: Network) -> dict[str, Reader]:
+    """Return the weights whose role is known, but transposed convolutions, by parameter name.
+
+    Besides the readers of groups these are the linear layers and convolutions that read no group:
+    depthwise ones, and those whose inputs are frozen.
+    """
+    known = {reader.path: reader for group in network.groups for reader in readers(network, group)}
+    named = named_parameters(network.model)
+    for path, module in network.model.named_modules():
+        plain = isinstance(module, (nn.Linear, _ConvNd))
+        weight = f"{path}.weight" if path else "weight"
+        if plain and weight not in known and weight in named:
+            nothing = ParamSlice(weight, 1, np.zeros((0, 1), np.int64))
+            conv_groups = module.groups if isinstance(module, _ConvNd) else 1
+            known[weight] = Reader(
+                nothing, conv_groups, transposed=isinstance(module, _ConvTransposeNd)
+            )
+    return {path: reader for path, reader in known.items() if not reader.transposed}
+
+
+def _parts(model: nn.Module, batches: Batches, memory_bytes: int) -> list[Tensor]:
+    """Return the calibration images in one batch, or in the fewest parts that fit in the memory."""
+    images = torch.cat([inputs for inputs, _ in batches]) if len(batches) > 1 else batches[0][0]
+    needed = images.numel() * images.element_size() * ACTIVATION_FACTOR
     device = next((parameter.device for parameter in model.parameters()), images.device)
+    most = max(1, len(images) // 2)
+    return list(images.to(device).tensor_split(min(most, -(-needed // memory_bytes))))
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    """Return images in the memory layout in which patches lie together."""
     layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
-    return images.to(device).contiguous(memory_format=layout)
+    return images.contiguous(memory_format=layout)
 
 
 def _output_dim(reader: Reader) -> int:
     """Return the dimension of a reader's weight that holds its outputs."""
     return 1 if reader.dim == 0 else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """How many rows of a problem come from one part of the images.
+
+    Attributes:
+        wanted: Rows of a problem of middling size.
+        most: Rows that fit in the memory.
+        share: Share of the images that the part has.
+    """
+
+    wanted: int
+    most: int
+    share: float
+
+    def of(self, unknowns: int) -> int:
+        """Return the rows of a problem with so many unknowns per output."""
+        rows = min(self.wanted, MOST_ROWS_PER_UNKNOWN * unknowns)
+        rows = min(max(rows, LEAST_ROWS_PER_UNKNOWN * unknowns), self.most)
+        return math.ceil(rows * self.share)
 
 
 class _Dense(Follower):
@@ -225,14 +323,14 @@ class _Dense(Follower):
         known: Mapping[str, Reader],
         endings: Mapping[str, Ending],
         *,
-        rows: int,
-        most: int,
+        rows: _Rows,
+        generator: torch.Generator,
     ) -> None:
-        """Store what to gather: targets of the weights in ``endings``, at most ``most`` rows."""
+        """Store what to gather: targets of the weights in ``endings``."""
         super().__init__(model, sorted(endings))
         self.known, self.endings = known, endings
-        self.rows, self.most = rows, most
-        self.generator = torch.Generator().manual_seed(0)
+        self.rows, self.generator = rows, generator
+        self.named = named_parameters(model)
         self.targets: dict[str, Target] = {}
         self.means: dict[str, Tensor] = {}
 
@@ -240,17 +338,16 @@ class _Dense(Follower):
         """Sample the output of a weight."""
         output = super().on_read(read, run)
         reader = self.known[read.path]
-        unknowns = read.input.shape[1] * _taps(read, run)
+        unknowns = _unknowns(read, run)
         if not _solvable(read, output, reader) or unknowns > MOST_UNKNOWNS:
             return output
-        rows = min(max(self.rows, ROWS_PER_UNKNOWN * unknowns), self.most)
-        positions = _drawn(output, read.how, rows, self.generator)
+        positions = drawn(output, read.how, self.rows.of(unknowns), self.generator)
+        rows = at(output, positions)
+        bias = bias_of(reader, self.named)
+        if bias is not None and not _includes_bias(read, run):
+            rows = rows + bias
         self.targets[read.path] = Target(
-            reader,
-            self.endings[read.path],
-            positions,
-            _layout(output),
-            _at(output, positions),
+            reader, self.endings[read.path], positions, layout_of(output), rows
         )
         return output
 
@@ -264,7 +361,7 @@ class _Dense(Follower):
             target = None if trail is None else self.targets.get(trail.path)
             if trail is None or target is None or not target.ending.added:
                 continue
-            stream = _at(trail.undone(run.args[1 - place]), target.positions)
+            stream = at(trail.undone(run.args[1 - place]), target.positions)
             self.targets[trail.path] = dataclasses.replace(target, stream=stream)
 
 
@@ -278,32 +375,70 @@ class _Pending:
 
 
 class _Repairing(Follower):
-    """Solves weights while the pruned network runs."""
+    """Solves weights while the pruned network runs over one part of the images after another."""
 
     def __init__(
         self,
         model: nn.Module,
-        jobs: Mapping[str, Target],
-        means: Mapping[str, Tensor],
+        paths: Sequence[str],
+        settled: Collection[str | None],
+        known: Mapping[str, Sequence[State]],
         *,
         ridge: Callable[[int, int], float],
     ) -> None:
-        """Store what is to be solved for, the dense network's means, and the ridge.
+        """Store what is solved already, for every part of the images.
 
-        ``ridge`` takes the rows and the unknowns of a problem.
+        Args:
+            model: The pruned network.
+            paths: The weights to solve.
+            settled: The BatchNorm layers behind all weights that are or will be solved.
+            known: States of weights and of BatchNorm layers, by path.
+            ridge: Takes the rows and the unknowns of a problem.
         """
-        super().__init__(model, sorted(jobs))
-        self.model, self.jobs, self.means, self.ridge = model, jobs, means, ridge
+        super().__init__(model, sorted(paths))
+        self.model, self.known, self.ridge = model, known, ridge
         self.named = named_parameters(model)
-        self.solved = 0
+        self.jobs: Mapping[str, Target] = {}
+        self.means: Mapping[str, Tensor] = {}
+        self._last = True
+        self._states: dict[str, list[State]] = {path: [] for path in known}
+        self._before: dict[str, Tensor] = {}
+        self._sums: dict[str, NormalEquations] = {}
+        self._moved: dict[str, tuple[int, Tensor]] = {}
+        self._settled = set(settled)
         self._pending: dict[str, _Pending] = {}
-        self._settled = {job.ending.norm for job in jobs.values() if job.ending.norm is not None}
+
+    def start(
+        self,
+        number: int,
+        jobs: Mapping[str, Target],
+        means: Mapping[str, Tensor],
+        *,
+        last: bool,
+    ) -> None:
+        """Turn to a part of the images.
+
+        Args:
+            number: Which one.
+            jobs: What to solve for.
+            means: The dense network's.
+            last: Whether sums need not be kept for another.
+        """
+        self.jobs, self.means, self._last = jobs, means, last
+        self._pending.clear()
+        for path, states in self.known.items():
+            self._states[path].append(states[number])
+        _write(self.model, [states[number] for states in self.known.values()])
+
+    def states(self) -> dict[str, tuple[State, ...]]:
+        """Return the states of all weights and BatchNorm layers after each part, by path."""
+        return {path: tuple(states) for path, states in self._states.items() if states}
 
     def on_read(self, read: Read, run: Operator) -> Tensor:
         """Solve a weight, or let it wait for the stream that its output is added to."""
         output = super().on_read(read, run)
         target = self.jobs[read.path]
-        if _layout(output) != target.layout or output.shape[1] != target.output.shape[1]:
+        if layout_of(output) != target.layout or output.shape[1] != target.output.shape[1]:
             self._settled.discard(target.ending.norm)
             return output
         if target.stream is not None:
@@ -314,9 +449,16 @@ class _Repairing(Follower):
 
     def on_norm(self, path: str, run: Operator) -> None:
         """Move the mean as far as that of the images moved, but behind a solved weight."""
-        if path not in self._settled and path in self.means:
-            mean = run.args[3]
-            mean += (_mean(run.args[0]) - self.means[path]).to(mean.dtype)
+        if path in self._settled or path in self.known or path not in self.means:
+            return
+        mean, images = run.args[3], len(run.args[0])
+        first = self._first(f"{path}.running_mean", mean)
+        count, moved = self._moved.get(path, (0, torch.zeros_like(first)))
+        apart = (_mean(run.args[0]) - self.means[path]).to(mean.dtype)
+        moved = moved + (apart - moved) * (images / (count + images))
+        self._moved[path] = count + images, moved
+        mean.copy_(first + moved)
+        self._states.setdefault(path, []).append({f"{path}.running_mean": mean.clone()})
 
     def on_sum(self, run: Operator, trails: list[Trail | None]) -> None:
         """Solve the weight that waited, and put its new output in the place of the old."""
@@ -325,17 +467,19 @@ class _Repairing(Follower):
             if trail is None or pending is None or pending.target.stream is None:
                 continue
             positions, tip = pending.target.positions, run.args[place]
-            missing = pending.target.stream - _at(trail.undone(run.args[1 - place]), positions)
-            scale = _at(trail.scale(tip), positions[:1])[0]
+            missing = pending.target.stream - at(trail.undone(run.args[1 - place]), positions)
+            scale = at(trail.scale(tip), positions[:1])[0]
             # A channel that the BatchNorm has switched off can repair nothing.
             usable = scale.abs() > SMALLEST_SCALE
             wish = torch.where(usable, missing / torch.where(usable, scale, 1.0), 0.0)
             self._solve(pending.read, pending.run, pending.target, pending.target.output + wish)
             tip.copy_(trail.redone(super().on_read(pending.read, pending.run)))
 
-    def stored(self, path: str) -> Tensor:
-        """Return a copy of the running mean that a BatchNorm has now."""
-        return self.model.get_buffer(f"{path}.running_mean").clone()
+    def _first(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the value that a tensor had before the first part of the images."""
+        if name not in self._before:
+            self._before[name] = tensor.clone()
+        return self._before[name]
 
     def _solve(
         self, read: Read, run: Operator, target: Target, wish: Float[Tensor, "rows outputs"]
@@ -344,65 +488,41 @@ class _Repairing(Follower):
         reader = target.reader
         weight, bias = self.named[reader.path], bias_of(reader, self.named)
         norm = target.ending.norm
-        inputs = _inputs(read, tuple(weight.shape[2:]), target.positions)
-        before = weight.movedim(reader.dim, -1).reshape(len(inputs), -1, inputs.shape[-1])
-        wishes = wish.reshape(len(wish), len(inputs), -1).transpose(0, 1)
-        solution, intercept = ridge_towards(
+        inputs = inputs_at(read, tuple(weight.shape[2:]), target.positions)
+        sums = NormalEquations.of(
             inputs,
-            wishes,
-            before,
-            ridge=self.ridge(*inputs.shape[1:]),
+            wish.reshape(len(wish), len(inputs), -1).transpose(0, 1),
             centred=bias is not None or norm is not None,
         )
-        moved = weight.movedim(reader.dim, -1)
-        moved.copy_(solution.reshape(moved.shape))
+        if reader.path in self._sums:
+            sums = self._sums.pop(reader.path).pooled(sums)
+        if not self._last:
+            self._sums[reader.path] = sums.smaller()
+        before = self._first(reader.path, weight).movedim(reader.dim, -1)
+        solution, intercept = sums.solution(
+            before.reshape(len(inputs), -1, inputs.shape[-1]),
+            ridge=self.ridge(sums.rows, inputs.shape[-1]),
+        )
+        weight.movedim(reader.dim, -1).copy_(solution.reshape(before.shape))
+        state = {reader.path: weight.detach().clone()}
         shift = intercept.flatten().to(weight.dtype)
         if bias is not None:
-            bias.copy_(shift if _includes_bias(read, run) else bias + shift)
+            bias.copy_(shift)
+            state[next(key for key, tensor in self.named.items() if tensor is bias)] = bias.clone()
         elif norm is not None:
-            self.model.get_buffer(f"{norm}.running_mean").sub_(shift)
-        self.solved += 1
+            name = f"{norm}.running_mean"
+            mean = self.model.get_buffer(name)
+            mean.copy_(self._first(name, mean) - shift)
+            state[name] = mean.clone()
+        self._states.setdefault(reader.path, []).append(state)
 
 
-def ridge_towards(
-    inputs: Float[Tensor, "problems rows unknowns"],
-    wishes: Float[Tensor, "problems rows outputs"],
-    before: Float[Tensor, "problems outputs unknowns"],
-    *,
-    ridge: float,
-    centred: bool,
-) -> tuple[Float[Tensor, "problems outputs unknowns"], Float[Tensor, "problems outputs"]]:
-    r"""Return the weights and intercepts of a ridge regression towards given weights.
-
-    Minimises :math:`\lVert A W^T + b - Y \rVert^2 + \lambda m \lVert W - W_0 \rVert^2` with m
-    the mean diagonal of :math:`A^T A`, in double precision.
-
-    Args:
-        inputs: A.
-        wishes: Y.
-        before: :math:`W_0`.
-        ridge: The :math:`\lambda`.
-        centred: Whether there is an intercept b; else it is 0.
-    """
-    if centred:
-        mean, goal = inputs.mean(1).double(), wishes.mean(1).double()
-    else:
-        mean = inputs.new_zeros(inputs[:, 0].shape, dtype=torch.float64)
-        goal = wishes.new_zeros(wishes[:, 0].shape, dtype=torch.float64)
-    square: Tensor | float = 0.0
-    cross: Tensor | float = 0.0
-    shift, aim = (each[:, None].to(inputs.dtype) for each in (mean, goal))
-    for rows, aims in zip(inputs.split(_BLOCK, 1), wishes.split(_BLOCK, 1), strict=True):
-        rows = rows - shift
-        square = square + (rows.mT @ rows).double()
-        cross = cross + (rows.mT @ (aims - aim)).double()
-    square, cross = torch.as_tensor(square), torch.as_tensor(cross)
-    pull = ridge * square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    pull = pull.clamp_min(torch.finfo(torch.float64).tiny ** 0.5)
-    system = square + pull * torch.eye(square.shape[-1], dtype=square.dtype, device=square.device)
-    factor = torch.linalg.cholesky(system)
-    solution = torch.cholesky_solve(cross + pull * before.double().mT, factor).mT
-    return solution, goal - (solution @ mean[..., None])[..., 0]
+def _write(model: nn.Module, states: Sequence[State]) -> None:
+    """Give parameters and buffers of a model their values."""
+    tensors = {**named_parameters(model), **dict(model.named_buffers(remove_duplicate=False))}
+    for state in states:
+        for name, value in state.items():
+            tensors[name].copy_(value)
 
 
 def _mean(inputs: Float[Tensor, "n channels ..."]) -> Float[Tensor, " channels"]:
@@ -423,74 +543,8 @@ def _includes_bias(read: Read, run: Operator) -> bool:
     return run.name in ("addmm", "baddbmm") or len(run.args) > 2
 
 
-def _taps(read: Read, run: Operator) -> int:
-    """Return how many kernel taps a weight has, 1 in a product."""
-    return int(run.args[1][0, 0].numel()) if isinstance(read.how, Convolution) else 1
-
-
-def _layout(output: Tensor) -> tuple[int, ...]:
-    """Return all extents but that of the channels."""
-    return (output.shape[0], *output.shape[2:])
-
-
-def _drawn(
-    output: Tensor, how: Product | Convolution, rows: int, generator: torch.Generator
-) -> Int[Tensor, "..."]:
-    """Return random positions of an output, about ``rows``, or all where there are not more."""
-    if isinstance(how, Product):
-        count = len(output)
-        drawn = torch.randperm(count, generator=generator)[:rows]
-        return drawn.sort().values.to(output.device)
-    area = output[0, 0].numel()
-    each = -(-rows // len(output))
-    if each >= area:
-        return torch.arange(area, device=output.device).repeat(len(output), 1)
-    # With replacement: a permutation for each image would take longer than the solution.
-    drawn = torch.randint(area, (len(output), each), generator=generator)
-    return drawn.sort(1).values.to(output.device)
-
-
-def _at(
-    tensor: Float[Tensor, "..."], positions: Int[Tensor, "..."]
-) -> Float[Tensor, "rows channels"]:
-    """Return what a tensor of an output's layout has at positions, in at least single precision."""
-    if positions.ndim == 1:
-        rows = tensor[positions]
-    else:
-        image = torch.arange(len(positions), device=positions.device)[:, None]
-        rows = tensor.flatten(2)[image, :, positions].flatten(0, 1)
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-def _inputs(
-    read: Read, kernel: tuple[int, ...], positions: Int[Tensor, "..."]
-) -> Float[Tensor, "problems rows unknowns"]:
-    """Return the inputs behind sampled outputs, a row for each, by group of a convolution.
-
-    Args:
-        read: What is read, and how.
-        kernel: Extents of the kernel.
-        positions: Where the output was sampled.
-    """
-    if isinstance(read.how, Product):
-        return _at(read.input, positions)[None]
-    how = read.how
-    padded = F.pad(read.input, [pad for pad in reversed(how.padding) for _ in range(2)])
-    extents = [
-        (size - step * (taps - 1) - 1) // stride + 1
-        for size, step, taps, stride in zip(
-            padded.shape[2:], how.dilation, kernel, how.stride, strict=True
-        )
-    ]
-    places = torch.unravel_index(positions, extents)
-    taps = torch.unravel_index(torch.arange(int(np.prod(kernel)), device=positions.device), kernel)
-    flat = torch.zeros((), dtype=torch.long, device=positions.device)
-    for dim, (place, tap) in enumerate(zip(places, taps, strict=True)):
-        along = place[..., None] * how.stride[dim] + tap * how.dilation[dim]
-        flat = flat * padded.shape[2 + dim] + along
-    image = torch.arange(len(positions), device=positions.device)[:, None, None]
-    rows = padded.movedim(1, -1).flatten(1, -2)[image, flat]
-    groups, width = how.groups, rows.shape[-1] // how.groups
-    by_group = rows.reshape(-1, rows.shape[-2], groups, width).movedim(2, 0)
-    by_group = by_group.flatten(2)
-    return by_group.to(torch.promote_types(by_group.dtype, torch.float32))
+def _unknowns(read: Read, run: Operator) -> int:
+    """Return how many inputs, times kernel taps, an output of a weight has."""
+    if isinstance(read.how, Convolution):
+        return int(run.args[1][0].numel())
+    return read.input.shape[1]

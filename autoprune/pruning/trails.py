@@ -268,16 +268,15 @@ class EndingsOf(Follower):
         return super().on_read(read, run)
 
     def on_sum(self, run: Operator, trails: list[Trail | None]) -> None:
-        """Note an ending; of two weights whose outputs are added, it is that of the first to run.
+        """Note an ending: of the first weight to run whose output nobody else has read so far.
 
         What is added twice is read by others.
         """
         order = list(self._runs)
         found = sorted((t for t in trails if t is not None), key=lambda t: order.index(t.path))
-        if found[0].path in self._added:
-            self._use(found[:1])
-        self._added.add(found[0].path)
-        self._use(found[1:])
+        free = [t for t in found if self._used[t.path] == 0 and t.path not in self._added]
+        self._added.update(trail.path for trail in free[:1])
+        self._use([trail for trail in found if trail not in free[:1]])
 
     def on_use(self, trails: list[Trail], run: Operator) -> None:
         """Note the BatchNorm, and whether somebody else reads what comes later to an addition."""

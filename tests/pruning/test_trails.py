@@ -125,6 +125,19 @@ def test_of_two_branches_the_first_to_run_has_the_addition():
     }
 
 
+def test_a_stream_that_others_read_leaves_the_addition_to_the_branch():
+    """A linear bottleneck: the stream is the output of a weight itself."""
+
+    def way(m, x):
+        stream = m.first(x)
+        return stream + m.second(stream.relu())
+
+    assert _endings(Layers(way).eval(), torch.randn(3, 4)) == {
+        "first.weight": Ending(None, False),
+        "second.weight": Ending(None, True),
+    }
+
+
 def test_weights_that_run_twice_are_left_out():
     model = Layers(lambda m, x: x + m.first(m.first(x).relu()) + m.second(x)).eval()
     assert list(_endings(model, torch.randn(3, 4))) == ["second.weight"]
