@@ -110,11 +110,13 @@ class FastNAS(CandidateSampler):
         base = losses(dense)
         if base is None:
             return dense
+        # With a budget a loss that does not rise says only that the rest gains as much.
+        tolerance = self.tolerance if self.problem.budget_ms is None else -math.inf
         for level in reversed(range(self._levels)):
             for probes in self._probes:
                 narrower = [losses(probe) for probe in probes[level + 1 :]]
                 # Comparisons with what is not a number are false.
-                if any(loss is not None and loss - base < self.tolerance for loss in narrower):
+                if any(loss is not None and loss - base < tolerance for loss in narrower):
                     continue
                 if level < len(probes) and losses(probes[level]) is None:
                     return probes[level]
@@ -225,6 +227,7 @@ def fastnas(
         seed: At least 0; it decides how repeats are varied.
         evaluations: Most evaluations for the map of sensitivities: as many widths of every group as
             that allows, at least one, and of more groups than that an even choice.
-        tolerance: A width whose sensitivity in nats is below counts as borne.
+        tolerance: A width whose sensitivity in nats is below counts as borne, and wider ones are not
+            tried; without effect where there is a budget.
     """
     return FastNAS(problem, seed=seed, evaluations=evaluations, tolerance=tolerance)
