@@ -85,7 +85,7 @@ def call_factory(call: FactoryCall, wanted: type[T], *, error: type[AutopruneErr
         wanted: Type of what it must return; ``object`` for anything.
         error: Raised where something goes wrong.
     """
-    function = _attribute(_module(call, error), call, error)
+    function = find(call, error=error)
     if not callable(function) or (wanted is not object and isinstance(function, wanted)):
         raise error(
             f"{call.location} is no function but {_described(function)}; "
@@ -107,6 +107,16 @@ def call_factory(call: FactoryCall, wanted: type[T], *, error: type[AutopruneErr
             f"expected {wanted.__module__}.{wanted.__qualname__} or a class derived from it"
         )
     return made
+
+
+def find(call: FactoryCall, *, error: type[AutopruneError]) -> object:
+    """Import the module or file, and return what the call's name stands for in it.
+
+    Args:
+        call: Where to look; its arguments are not used.
+        error: Raised where there is no such thing, or importing fails.
+    """
+    return _attribute(_module(call, error), call, error)
 
 
 def file_modules() -> tuple[ModuleType, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from optuna.samplers import BaseSampler
@@ -11,6 +10,7 @@ from optuna.samplers import BaseSampler
 from autoprune.errors import SettingsError
 from autoprune.registry import Registry
 from autoprune.strategy.budget import check
+from autoprune.strategy.options import check_options
 from autoprune.strategy.problem import Problem
 
 #: ``(problem, *, seed, **options)`` to an Optuna sampler; every option has a default.
@@ -38,16 +38,44 @@ def wanted_damage(name: str) -> str | None:
     """Return the criterion that the damage for a sampler comes from, ``None`` if it reads none.
 
     Raises:
-        UnknownNameError: No such sampler.
+        AutopruneError: No such sampler.
     """
-    return _DAMAGE.get(SAMPLERS[name])
+    factory = sampler_factory(name)
+    return _DAMAGE.get(factory) if isinstance(factory, Hashable) else None
+
+
+def sampler_factory(name: str) -> SamplerFactory:
+    """Return the factory of a sampler, registered or by path.
+
+    Args:
+        name: One of ``SAMPLERS.names()``, or a path as :func:`foreign_factory
+            <autoprune.strategy.foreign.foreign_factory>` takes it: ``optuna.samplers:QMCSampler``.
+
+    Raises:
+        UnknownNameError: No sampler of that name is registered.
+        SettingsError: There is nothing at that path.
+    """
+    # What wraps foreign samplers is built on this module.
+    from autoprune.strategy.foreign import foreign_factory, is_path
+
+    return foreign_factory(name) if is_path(name) else SAMPLERS[name]
+
+
+def check_sampler(name: str, options: Mapping[str, object]) -> None:
+    """Check that there is such a sampler and that it takes such options.
+
+    Raises:
+        UnknownNameError: No sampler of that name is registered.
+        SettingsError: There is nothing at that path, or options are wrong; all are listed.
+    """
+    check_options(name, sampler_factory(name), options)
 
 
 def build_sampler(name: str, problem: Problem, *, seed: int, **options: Any) -> BaseSampler:
     """Return the sampler called ``name``.
 
     Args:
-        name: One of ``SAMPLERS.names()``.
+        name: As for :func:`sampler_factory`.
         problem: What it searches.
         seed: At least 0; the same seed and results give the same proposals.
         **options: The sampler's own keyword parameters.
@@ -57,16 +85,14 @@ def build_sampler(name: str, problem: Problem, *, seed: int, **options: Any) -> 
         SettingsError: An option the sampler does not have, or a negative seed.
         BudgetError: No candidate meets the budget.
     """
-    factory = SAMPLERS[name]
-    parameters = inspect.signature(factory).parameters
-    known = sorted(set(parameters) - {"problem", "seed"})
-    foreign = sorted(set(options) - set(known))
-    if foreign:
-        raise SettingsError(
-            f"sampler {name!r} has no option {', '.join(map(repr, foreign))}; "
-            f"it has: {', '.join(known) or 'none'}"
-        )
+    factory = sampler_factory(name)
+    check_options(name, factory, options)
     if seed < 0:
         raise SettingsError(f"a seed is at least 0, got {seed}")
     check(problem)
-    return factory(problem, seed=seed, **options)
+    sampler = factory(problem, seed=seed, **options)
+    if not isinstance(sampler, BaseSampler):
+        raise SettingsError(
+            f"sampler {name!r}: expected a sampler of Optuna, got a {type(sampler).__name__}"
+        )
+    return sampler

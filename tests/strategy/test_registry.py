@@ -28,7 +28,7 @@ def test_unknown_sampler():
 
 
 def test_unknown_option():
-    with pytest.raises(SettingsError, match="no option 'population'; it has: crossover_prob"):
+    with pytest.raises(SettingsError, match="no option 'population'; did you mean 'population_"):
         build_sampler("nsga2", made_up_problem(), seed=0, population=7)
 
 

@@ -194,8 +194,8 @@ def _package() -> ModuleType:
         return importlib.import_module("cmaes")
     except ModuleNotFoundError:
         raise SettingsError(
-            "sampler 'cmaes' needs the package cmaes: `pip install 'autoprune[samplers]'`; or take a "
-            "sampler that needs nothing, such as 'tpe' or 'nsga2'"
+            "sampler 'cmaes' needs the package cmaes: `pip install 'autoprune[samplers]'`; or take "
+            "one that needs nothing, such as 'tpe' or 'nsga2'"
         ) from None
 
 
