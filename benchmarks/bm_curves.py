@@ -46,6 +46,10 @@ from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import Candidate, SearchSpace, build_space
 
 ROWS = RESULTS / "bm_curves.csv"
+#: A candidate still works whose loss is less than this many times the dense network's.
+WORKS = 4.0
+#: Candidates below which no correlation is written.
+FEWEST = 12
 KINDS = {"widths": False, "widths and blocks": True}
 #: How the table calls the curves; what a row's column is called.
 CURVES = {
@@ -292,8 +296,8 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     for (network, realise), part in rows.groupby(["network", "realise"], sort=False):
         for title, curve in CURVES.items():
             row = {"network": network, "realise": realise, "curve": title}
-            for kind in KINDS:
-                row |= _told(part[part["kind"] == kind], curve, kind)
+            for kind, depth in KINDS.items():
+                row |= _told(part[part["kind"] == kind], curve, "both" if depth else kind)
             table.append(row)
     return pd.DataFrame(table)
 
@@ -310,28 +314,68 @@ def _note(rows: pd.DataFrame, device: str) -> str:
     )
     return (
         "Spearman's coefficient between a sum that is known before a candidate is built and its "
-        "loss once it is: over all candidates, and the mean over the thirds of them by latency. "
-        "R² is that of log(loss / loss of the dense network) fitted by a straight line in the sum. "
-        "`widths`: no block is dropped; `widths and blocks`: up to half of the removable blocks. "
-        "Units go by obs whatever the curve. Where a block is dropped, structured OBS adds "
-        "what dropping it changes in its output; `a block as its units`, Taylor and Fisher add "
-        "all units of its groups, the square and the ratio add 1, MACs are counted. "
-        f"Latency: {device}. {told}. Samples for calibration and for the loss: {sizes}."
+        "loss once it is: over all candidates, and in each third of them by latency. R² is that of "
+        "log(loss / loss of the dense network) fitted by a straight line in the sum. `widths`: no "
+        "block is dropped; `both`: up to half of the removable blocks are. Units go by obs "
+        "whatever the curve. Where a block is dropped, structured OBS adds what dropping it "
+        "changes in its output; `a block as its units`, Taylor and Fisher add all units of its "
+        "groups, the square and the ratio add 1, MACs are counted. "
+        f"Latency: {device}. {told}. Samples for calibration and for the loss: {sizes}.\n\n"
+        f"Of the sums of structured OBS where the loss is below {WORKS:g} times the dense one:\n\n"
+        + "\n".join(_usable(rows))
     )
 
 
 def _told(rows: pd.DataFrame, curve: str, kind: str) -> dict[str, str]:
     """Return how well a sum foretells the loss."""
-    if len(rows) < 9:
-        return dict.fromkeys([f"{kind}: {what}" for what in ("Spearman", "in terciles", "R²")], "")
-    loss, foretold = np.log(rows["loss"] / rows["loss_dense"]), rows[curve]
+    titles = [f"{kind}: {what}" for what in ("all", "fast, middle, slow third", "R²")]
+    if len(rows) < FEWEST:
+        return dict.fromkeys(titles, "")
+    loss, foretold = _log_loss(rows), rows[curve].to_numpy()
     thirds = np.array_split(np.argsort(rows["latency"].to_numpy(), kind="stable"), 3)
-    within = [_spearman(foretold.to_numpy()[third], loss.to_numpy()[third]) for third in thirds]
-    return {
-        f"{kind}: Spearman": f"{_spearman(foretold.to_numpy(), loss.to_numpy()):.3f}",
-        f"{kind}: in terciles": f"{np.mean(within):.3f}",
-        f"{kind}: R²": f"{np.corrcoef(foretold, loss)[0, 1] ** 2:.3f}",
-    }
+    values = (
+        f"{_spearman(foretold, loss):.3f}",
+        ", ".join(f"{_spearman(foretold[third], loss[third]):.2f}" for third in thirds),
+        f"{_fit(loss, foretold)[1]:.3f}",
+    )
+    return dict(zip(titles, values, strict=True))
+
+
+def _log_loss(rows: pd.DataFrame) -> Float[np.ndarray, " n"]:
+    return np.log(rows["loss"] / rows["loss_dense"]).to_numpy()
+
+
+def _fit(
+    loss: Float[np.ndarray, " n"], *terms: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " m"], float]:
+    """Return the slopes of a linear fit, and its R²."""
+    matrix = np.stack([np.ones(len(loss)), *terms], axis=1)
+    weights = np.linalg.lstsq(matrix, loss, rcond=None)[0]
+    return weights[1:], 1.0 - np.var(loss - matrix @ weights) / np.var(loss)
+
+
+def _usable(rows: pd.DataFrame) -> list[str]:
+    """Return a sentence about each network's candidates that still work."""
+    told = []
+    for (network, realise), part in rows.groupby(["network", "realise"], sort=False):
+        works = part[part["loss"] < WORKS * part["loss_dense"]]
+        widths, both = (works[works["kind"] == kind] for kind in KINDS)
+        line = f"- {network}, {realise}:"
+        if len(widths) >= FEWEST:
+            found = _spearman(widths["obs"].to_numpy(), _log_loss(widths))
+            line += f" {len(widths)} candidates of widths, Spearman {found:.2f};"
+        if len(both) >= FEWEST:
+            parts = [both[name].to_numpy() for name in ("obs", "obs_units", "obs_blocks")]
+            loss, groups = _log_loss(both), parts[0] - parts[2]
+            (per_group, per_block), fitted = _fit(loss, groups, parts[2])
+            line += (
+                f" {len(both)} with blocks, {_spearman(parts[0], loss):.2f}, a block as its units "
+                f"{_spearman(parts[1], loss):.2f}; with slopes of their own (R² {fitted:.2f}, "
+                f"{_fit(loss, parts[0])[1]:.2f} with one) damage of blocks weighs "
+                f"{per_block / per_group:.1f} times that of groups"
+            )
+        told.append(line)
+    return told
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> float:
