@@ -21,6 +21,7 @@ from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
 from autoprune.tasks.base import SampledTask, Score, Task, needs_samples
 from autoprune.tasks.divergence import Divergence
+from autoprune.tasks.numerics import Numerics
 from autoprune.tasks.racing import Bar, race
 
 #: What samplers minimise beside latency: mean loss, or mean divergence from the unpruned network.
@@ -114,6 +115,7 @@ class Evaluator:
         realise: str = "statistics",
         calibrated: Calibrated | None = None,
         metric: Metric = "loss",
+        numerics: Numerics | None = None,
     ) -> None:
         """Prepare what all candidates share.
 
@@ -128,6 +130,8 @@ class Evaluator:
             calibrated: What the calibration samples told about the network, where that is known
                 already.
             metric: What is minimised.
+            numerics: How networks run while they are scored on the search split; ``None`` is as
+                they are.
 
         Raises:
             UnknownNameError: There is no such way.
@@ -136,6 +140,7 @@ class Evaluator:
         self.network = network
         self.task = task
         self.problem = problem
+        self.numerics = numerics or Numerics()
         self.order = {
             group.name: unit_order(scores[group.name], group.size) for group in network.groups
         }
@@ -146,7 +151,8 @@ class Evaluator:
         self._divergence = None
         if metric == "kl":
             dense = self.build(problem.space.dense())
-            self._divergence = Divergence(needs_samples(task, "the metric 'kl'"), dense)
+            with self.numerics.applied(dense):
+                self._divergence = Divergence(needs_samples(task, "the metric 'kl'"), dense)
 
     def __call__(self, candidate: Candidate, bar: Bar = ()) -> Evaluation:
         """Return the scores of ``candidate``; a failure comes back as a failed evaluation.
@@ -165,11 +171,12 @@ class Evaluator:
 
     def _scores(self, model: nn.Module, bar: Bar) -> tuple[Score, ...]:
         """Return the scores of a network on growing parts of the search split."""
-        if self._divergence is not None:
-            return self._divergence.race(model, bar)
-        if isinstance(self.task, SampledTask):
-            return race(self.task, model, bar)
-        return (self.task.evaluate(model, "search"),)
+        with self.numerics.applied(model):
+            if self._divergence is not None:
+                return self._divergence.race(model, bar)
+            if isinstance(self.task, SampledTask):
+                return race(self.task, model, bar)
+            return (self.task.evaluate(model, "search"),)
 
     def scored(self, candidate: Candidate, scores: tuple[Score, ...]) -> Evaluation:
         """Return the evaluation of ``candidate`` that follows from its scores.

@@ -24,6 +24,7 @@ from autoprune.tasks.base import (
     classification_score,
     classification_scores,
 )
+from autoprune.tasks.numerics import Numerics
 from autoprune.testing.evaluators import LinearLatency
 
 CLASSES = 4
@@ -252,6 +253,24 @@ def test_divergence_of_the_unpruned_network_is_zero_and_of_others_is_not():
         pruned.accuracy
         == evaluator.task.evaluate(evaluator.build(half(evaluator)), "search").accuracy
     )
+
+
+@pytest.mark.parametrize("metric", ["loss", "kl"])
+def test_numerics_are_those_of_the_search_split_alone(metric):
+    way = Numerics("bf16", channels_last=True)
+    exact = evaluator_for(SampledBlobs(), metric=metric)
+    rough = evaluator_for(SampledBlobs(), metric=metric, numerics=way)
+    dense, candidate = exact.problem.space.dense(), half(exact)
+
+    there, here = (evaluator(candidate).loss for evaluator in (exact, rough))
+
+    assert there != here == pytest.approx(there, abs=0.02)
+    assert rough(dense).loss == pytest.approx(exact(dense).loss, abs=0.02)
+    assert metric == "loss" or rough(dense).loss == 0.0
+    assert rough.network.model[0].weight.is_contiguous()
+    model = rough.build(candidate)
+    assert model(SampledBlobs().images[:2]).dtype == torch.float32
+    assert model[0].weight.is_contiguous()
 
 
 def test_divergence_needs_samples():

@@ -103,6 +103,14 @@ def search(
             help="Repair of a pruned network without training. \\[default: statistics]",
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|fp32|bf16",
+            help="Number format of evaluations; auto: bf16 where this processor has it. "
+            "\\[default: auto]",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder where scores are kept for other runs."),
@@ -164,6 +172,7 @@ def search(
         "damage": damage,
         "metric": metric,
         "racing": racing,
+        "precision": precision,
         "cache": None if cache is None else str(cache),
         "realise": realise,
         "space": space,

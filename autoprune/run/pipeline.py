@@ -110,6 +110,7 @@ class Run:
                 if output is None:
                     folder.parent.rmdir()
             raise
+        settings = settings.model_copy(update={"precision": prepared.numerics.precision})
         record = RunRecord(
             created=now(),
             settings=settings,
@@ -197,7 +198,7 @@ def execute(
         RunError: The directory cannot be written, or the unpruned network cannot be scored.
     """
     settings, problem = directory.record.settings, prepared.problem
-    evaluator = _evaluator(settings, prepared)
+    evaluator = make_evaluator(settings, prepared)
     try:
         with _quiet_optuna():
             sampler = build_sampler(settings.sampler, problem, seed=settings.seed)
@@ -223,7 +224,8 @@ def execute(
     return result
 
 
-def _evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
+def make_evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
+    """Return what scores candidates of a prepared run."""
     return Evaluator(
         prepared.network,
         prepared.task,
@@ -233,6 +235,7 @@ def _evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
         realise=settings.realise,
         calibrated=prepared.calibrated,
         metric=settings.metric,
+        numerics=prepared.numerics,
     )
 
 
@@ -245,6 +248,7 @@ def _scorer(settings: RunSettings, evaluator: Evaluator) -> Evaluates:
         calibration_samples=settings.calibration_samples,
         realise=settings.realise,
         metric=settings.metric,
+        numerics=str(evaluator.numerics),
     )
     return CachedEvaluator(evaluator, EvaluationCache(settings.cache, context))
 

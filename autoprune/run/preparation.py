@@ -29,6 +29,7 @@ from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import build_space
 from autoprune.tasks.base import Task, needs_samples
 from autoprune.tasks.load import load_task
+from autoprune.tasks.numerics import Numerics, numerics_for
 
 #: Hears what a user should know, one sentence at a time.
 Say = Callable[[str], None]
@@ -45,6 +46,7 @@ class Prepared:
         problem: Search space, latency and budget, with what is known of each unit; at least one
             candidate meets the budget.
         calibrated: What calibration data tell about the network; ``None`` where nothing reads it.
+        numerics: How networks run while they are scored on the search split.
     """
 
     task: Task
@@ -52,6 +54,7 @@ class Prepared:
     predictor: Predictor
     problem: Problem
     calibrated: Calibrated | None
+    numerics: Numerics
 
 
 def prepare(
@@ -125,6 +128,7 @@ def prepare(
         predictor=predictor,
         problem=dataclasses.replace(problem, scores=ranking, damage=damage),
         calibrated=calibrated,
+        numerics=numerics_for(settings.precision, network.model, network.inputs),
     )
 
 

@@ -14,6 +14,7 @@ from autoprune.pruning.criterion import CRITERIA
 from autoprune.pruning.realiser import REALISERS
 from autoprune.strategy.registry import SAMPLERS, wanted_damage
 from autoprune.strategy.settings import load_space_settings
+from autoprune.tasks.numerics import Precision
 
 _PositiveFloat = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 _PositiveInt = Annotated[int, pydantic.Field(ge=1)]
@@ -44,6 +45,8 @@ class RunSettings(pydantic.BaseModel):
         metric: What is minimised beside latency: ``"loss"``, or ``"kl"`` for the divergence from
             the unpruned network's answers, which needs no labels.
         racing: Whether scoring ends early where a network as fast is clearly better.
+        precision: Number format of evaluations on the search split; ``"auto"`` is bfloat16 where
+            the processor computes in it and the network runs in it. A run writes down which.
         cache: Absolute path of a folder where scores are kept for other runs; ``None`` for none.
         calibration_samples: Training samples that scores and realisations come from.
         search_samples: Most search samples an evaluation uses; ``None`` is the task's own.
@@ -69,6 +72,7 @@ class RunSettings(pydantic.BaseModel):
     executor: Literal["ray", "inline"] = "ray"
     metric: Metric = "loss"
     racing: bool = True
+    precision: Precision = "auto"
     cache: str | None = None
     calibration_samples: Annotated[int, pydantic.Field(ge=2)] = 256
     search_samples: _PositiveInt | None = None

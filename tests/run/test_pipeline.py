@@ -40,7 +40,7 @@ def search(network, task, board, tmp_path):
 
     def run(**settings):
         given = {"trials": TRIALS, "executor": "inline", "output": tmp_path / "run"}
-        given |= {"device": board, "sampler": "random", **settings}
+        given |= {"device": board, "sampler": "random", "precision": "fp32", **settings}
         return autoprune.search(network.model, task, **given)
 
     return run
@@ -133,6 +133,37 @@ def test_same_seed_gives_the_same_run(search, tmp_path):
     ]
     pd.testing.assert_series_equal(losses[0], losses[1])
     assert list(losses[2]) != list(losses[0])
+
+
+def test_run_says_which_number_format_it_used(search, tmp_path, monkeypatch):
+    monkeypatch.setattr("autoprune.tasks.numerics.native_bfloat16", lambda: True)
+    for asked, used in [("auto", "bf16"), ("fp32", "fp32")]:
+        found = search(trials=1, precision=asked, output=tmp_path / asked)
+        assert RunDirectory.open(found.directory).record.settings.precision == used
+
+
+def test_cache_spares_another_search_what_this_one_scored(board, tmp_path):
+    def run(name, **settings):
+        result = autoprune.search(
+            "digits",
+            device=board,
+            sampler="random",
+            trials=2,
+            executor="inline",
+            calibration_samples=8,
+            search_samples=16,
+            cache=str(tmp_path / "cache"),
+            output=tmp_path / name,
+            **settings,
+        )
+        study = RunDirectory.open(result.directory).study(None)
+        losses = [trial.values[0] for trial in study.trials]
+        return losses, [trial.user_attrs.get("cached", False) for trial in study.trials]
+
+    first, second, other = run("a"), run("b"), run("c", realise="slice")
+    assert first == (first[0], [False] * 3)
+    assert second == (first[0], [True] * 3)
+    assert other[1] == [False] * 3
 
 
 def test_resumed_run_continues_where_it_stopped(search, network, task, tmp_path):
