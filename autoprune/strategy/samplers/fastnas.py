@@ -227,7 +227,7 @@ def fastnas(
         seed: At least 0; it decides how repeats are varied.
         evaluations: Most evaluations for the map of sensitivities: as many widths of every group as
             that allows, at least one, and of more groups than that an even choice.
-        tolerance: A width whose sensitivity in nats is below counts as borne, and wider ones are not
-            tried; without effect where there is a budget.
+        tolerance: A width whose sensitivity in nats is below counts as borne, and wider ones are
+            not tried; without effect where there is a budget.
     """
     return FastNAS(problem, seed=seed, evaluations=evaluations, tolerance=tolerance)

@@ -123,10 +123,9 @@ def test_unknown_groups_count_as_the_median_and_failed_widths_are_not_taken():
     choices = np.linspace(0, 1, 21)
     assert np.isinf(curves[0][choices >= 2 / 3]).all()
     assert np.isfinite(curves[0][choices < 2 / 3]).all()
-    assert curves[3] == pytest.approx(
-        np.median(curves[[0, 1, 2, 4]][:, :13], axis=0)[-1] / 1, rel=9
-    )
     assert curves[3].tolist() == curves[-1].tolist()
+    # All groups are alike here, so that the median of them is each of them.
+    assert curves[[1, 2, 4]] == pytest.approx(np.tile(curves[3], (3, 1)), rel=0.1)
     assert (np.diff(curves[1:], axis=1) >= 0).all()
 
 
