@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from autoprune.network.call import tensors_in
 from autoprune.network.inputs import call_model, evaluating
 from autoprune.network.network import Network
+from autoprune.pruning.aggregate import named_parameters
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.reads import Read
 from autoprune.pruning.trails import Follower, Operator, Trail
@@ -105,8 +106,8 @@ class _Order(Follower):
         self.entries: dict[str, int] = {}
         self.ends: dict[str, int] = {}
         self._places: defaultdict[int, set[str]] = defaultdict(set)
-        tensors = dict(network.model.named_parameters(remove_duplicate=False))
-        tensors |= dict(network.model.named_buffers(remove_duplicate=False))
+        buffers = dict(network.model.named_buffers(remove_duplicate=False))
+        tensors = {**named_parameters(network.model), **buffers}
         for group in network.groups:
             for member in group.members:
                 place = tensors[member.path].untyped_storage().data_ptr()
