@@ -61,6 +61,8 @@ SHARE = 0.5
 CALIBRATION = 512
 BATCH = 128
 RESAMPLES = 2000
+#: Options that say how a candidate was fine-tuned.
+RECIPE = ("start", "epochs", "images", "peak_lr")
 
 
 def main() -> None:
@@ -74,11 +76,11 @@ def main() -> None:
         if not wanted and _holds(PROXIES, row):
             continue
         scored = _holds(PROXIES, row)
-        realised = subject.realised(candidate, REALISATIONS[-1:] if scored else REALISATIONS)
+        realised = subject.realised(candidate, [options.start] if scored else REALISATIONS)
         if not scored:
             _store(PROXIES, row | subject.proxies(candidate, realised))
         for seed in wanted:
-            model = realised["reconstruct"].model
+            model = realised[options.start].model
             _store(TUNED, row | _recipe(options, seed) | _tuned(model, subject, options, seed))
     tuned = _of_recipe(pd.read_csv(TUNED), options)
     write_result(
@@ -98,6 +100,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--images", type=int, default=4_000, help="of an epoch")
     parser.add_argument("--peak-lr", type=float, default=0.03)
+    parser.add_argument("--start", choices=REALISATIONS, default="reconstruct")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of fine-tuning")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -373,16 +376,13 @@ def _augmented(pixels: np.ndarray, chosen: np.ndarray, rng: np.random.Generator)
 
 
 def _recipe(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("epochs", "images", "peak_lr")} | {
-        "seed": seed
-    }
+    return {name: getattr(options, name) for name in RECIPE} | {"seed": seed}
 
 
 def _of_recipe(tuned: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """Return the rows that were fine-tuned as the options say, with any seed."""
-    recipe = _recipe(options, 0)
-    del recipe["seed"]
-    return tuned[(tuned[list(recipe)] == pd.Series(recipe)).all(axis=1)]
+    """Return the rows that were fine-tuned as the options say, from any start, with any seed."""
+    chosen = [tuned[name] == getattr(options, name) for name in RECIPE if name != "start"]
+    return tuned[np.logical_and.reduce(chosen)]
 
 
 def _holds(file: Path, row: dict[str, Any]) -> bool:
@@ -403,9 +403,39 @@ def _store(file: Path, row: dict[str, Any]) -> None:
 
 def _table(proxies: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     """Return one row per proxy: how it ranks candidates as fine-tuning does, and what it costs."""
-    means = tuned.groupby("number")[["test_accuracy", "test_loss"]].mean()
-    rows = proxies.set_index("number").join(means, how="inner")
-    signed: dict[str, tuple[pd.Series, str, str]] = {}
+    rows = proxies.set_index("number")
+    means = {
+        start: part.groupby("number")[["test_accuracy", "test_loss"]].mean()
+        for start, part in tuned.groupby("start")
+    }
+    main = means["reconstruct"]
+    random = rows.index[rows["kind"] == "random"].intersection(main.index)
+    table = []
+    for name, (proxy, realise, evaluate) in _signed(rows).items():
+        table.append(
+            {
+                "proxy": name,
+                "Spearman, accuracy": _interval(proxy[main.index], main["test_accuracy"]),
+                "of the random ones": _interval(proxy[random], main["test_accuracy"][random]),
+                "Spearman, test loss": _interval(proxy[main.index], -main["test_loss"]),
+                **{
+                    f"accuracy, tuned from {start}": _interval(
+                        proxy[other.index], other["test_accuracy"]
+                    )
+                    for start, other in means.items()
+                    if start != "reconstruct"
+                },
+                "best by it %": f"{100 * main['test_accuracy'][proxy[main.index].idxmax()]:.2f}",
+                "realise s": realise,
+                "evaluate s": evaluate,
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def _signed(rows: pd.DataFrame) -> dict[str, tuple[pd.Series, str, str]]:
+    """Return each proxy, higher for what should be better, with the seconds it takes."""
+    signed = {}
     for name in REALISATIONS:
         seconds = [f"{rows[f'{part}_s_{name}'].mean():.2f}" for part in ("realise", "evaluate")]
         signed[f"loss, {name}"] = (-rows[f"loss_{name}"], *seconds)
@@ -414,21 +444,7 @@ def _table(proxies: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     signed["summed damage"] = (-rows["damage"], "0", "0")
     signed["MACs"] = (rows["macs"], "0", "0")
     signed["parameters"] = (rows["params"], "0", "0")
-    random = (rows["kind"] == "random").to_numpy()
-    table = []
-    for name, (proxy, realise, evaluate) in signed.items():
-        table.append(
-            {
-                "proxy": name,
-                "Spearman, accuracy": _interval(proxy, rows["test_accuracy"]),
-                "the random ones": _interval(proxy[random], rows["test_accuracy"][random]),
-                "Spearman, test loss": _interval(proxy, -rows["test_loss"]),
-                "best by it, accuracy %": f"{100 * rows['test_accuracy'][proxy.idxmax()]:.2f}",
-                "realise s": realise,
-                "evaluate s": evaluate,
-            }
-        )
-    return pd.DataFrame(table)
+    return signed
 
 
 def _interval(proxy: Sequence[float], truth: Sequence[float]) -> str:
@@ -450,25 +466,31 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> float:
 
 def _explain(page: Path, tuned: pd.DataFrame, options: argparse.Namespace) -> None:
     """Add to the page what the numbers are of."""
-    means = 100 * tuned.groupby("number")["test_accuracy"].mean()
-    seeds = tuned["seed"].nunique()
+    main = tuned[tuned["start"] == "reconstruct"]
+    means = 100 * main.groupby("number")["test_accuracy"].mean()
+    steps = options.epochs * (options.images // BATCH)
     note = (
         f"ResNet-20 on CIFAR-10, {RANDOM} random and {PERTURBED} good candidates, all within 2 % "
         f"of {100 * SHARE:.0f} % of the dense latency predicted for {options.device}; only widths, "
         f"units ranked by obs, {CALIBRATION} calibration images. Proxies are of 2,000 images that "
         "neither calibration nor fine-tuning sees, but that the checkpoint was trained on. "
-        f"Fine-tuning: {options.epochs} epochs of the first {options.images} training images from "
-        f"the reconstructed weights, {seeds} seed{'s' if seeds > 1 else ''}, SGD, peak rate "
-        f"{options.peak_lr}, {tuned['seconds'].mean():.0f} s each; then all 10,000 test images: "
-        f"{means.min():.2f} to {means.max():.2f} %, mean {means.mean():.2f}. Seconds are CPU time "
-        "of one thread per candidate, without what is prepared once per network. In brackets: "
-        "bootstrap 90 % interval over candidates. Correlations are with what is better: low loss, "
-        "KL and damage, many MACs and parameters."
+        f"Fine-tuning is short: {options.epochs} epochs of only the first {options.images} "
+        f"training images ({steps} steps), from the reconstructed weights, SGD, peak rate "
+        f"{options.peak_lr}, {main['seconds'].mean():.0f} s each; then all 10,000 test images: "
+        f"{len(means)} candidates, {means.min():.2f} to {means.max():.2f} %, mean "
+        f"{means.mean():.2f}. Seconds are CPU time of one thread per candidate, without what is "
+        "prepared once per network. In brackets: bootstrap 90 % interval over candidates. "
+        "Correlations are with what is better: low loss, KL and damage, many MACs and parameters. "
+        "`best by it` is the accuracy of the candidate that the proxy would choose."
     )
-    if seeds > 1:
-        wide = tuned.pivot(index="number", columns="seed", values="test_accuracy").dropna()
-        between = _spearman(wide.iloc[:, 0].to_numpy(), wide.iloc[:, 1].to_numpy())
-        note += f" Two seeds of fine-tuning agree by a Spearman coefficient of {between:.2f}."
+    for start, part in tuned[tuned["start"] != "reconstruct"].groupby("start"):
+        other = 100 * part.groupby("number")["test_accuracy"].mean()
+        same = other.index.intersection(means.index)
+        agreed = _interval(means[same], other[same])
+        note += (
+            f" From the weights of {start}: {len(other)} candidates, {other.min():.2f} to "
+            f"{other.max():.2f} %; both fine-tunings agree by {agreed}."
+        )
     page.write_text(f"{page.read_text()}\n{note}\n")
 
 
