@@ -44,7 +44,8 @@ def search(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="digits, cifar10:DIR, image-folder:DIR, package.module:factory or file.py:factory."
+            help="digits, cifar10:DIR, image-folder:DIR, text:FILE?tokenizer=FOLDER,"
+            " package.module:factory or file.py:factory."
             " \\[default: digits, for the model of that name]",
         ),
     ] = None,

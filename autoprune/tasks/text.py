@@ -20,7 +20,7 @@ from autoprune.tasks.splits import stratified_split
 #: Tokens that go through the network at once; the logits of each are as many as the vocabulary has.
 TOKENS_AT_ONCE = 1024
 
-_WAY_OUT = "for example text:stories.txt?tokenizer=FOLDER&length=256"
+_WAY_OUT = 'for example --data "text:stories.txt?tokenizer=FOLDER&length=256"'
 _Share = Annotated[float, Field(gt=0, lt=0.5)]
 
 

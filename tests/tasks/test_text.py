@@ -108,7 +108,7 @@ def test_a_description_holds_in_any_folder(file, folder, monkeypatch):
 
 
 def test_what_is_missing_is_named(file, folder, tmp_path):
-    with pytest.raises(TaskError, match=r"needs a file: for example text:stories\.txt\?tokenizer="):
+    with pytest.raises(TaskError, match=r"needs a file: .*text:stories\.txt\?tokenizer="):
         load_task("text")
     with pytest.raises(TaskError, match="needs the folder of a tokenizer"):
         load_task(f"text:{file}")
