@@ -122,7 +122,7 @@ class Evaluator:
         Args:
             network: The traced network, every group of it verified.
             task: Where the data and the metric come from.
-            problem: The search space, whose dimensions follow ``network.groups``, and the latency.
+            problem: The search space, made of ``network.groups``, and the latency.
             scores: Importance of every unit of every group; the highest stay longest.
             calibration_samples: Training samples that candidates are realised with.
             realise: Name of the way a plan becomes a network, in
@@ -203,11 +203,12 @@ class Evaluator:
     def failed(self, candidate: Candidate, reason: str) -> Evaluation:
         """Return what is known of ``candidate`` without its scores: the costs, and the reason."""
         space, ops = self.problem.space, self.network.ops
-        widths, keep = space.widths([candidate]), space.keep([candidate])
+        dimensions, keep = space.widths([candidate]), space.keep([candidate])
+        widths = space.network_widths(dimensions)
         return Evaluation(
             candidate=candidate,
             status="failed",
-            latency_ms=float(self.problem.predict(widths, keep)[0]),
+            latency_ms=float(self.problem.predict(dimensions, keep)[0]),
             macs=int(ops.macs(widths, keep)[0]),
             params=int(ops.params(widths, keep)[0]),
             reason=reason,
@@ -224,8 +225,9 @@ class Evaluator:
 
     def plan(self, candidate: Candidate) -> PruningPlan:
         """Return which units narrower groups keep (the most important) and which blocks go."""
-        widths = self.problem.space.widths([candidate])[0]
-        keep = self.problem.space.keep([candidate])[0]
+        space = self.problem.space
+        widths = space.network_widths(space.widths([candidate]))[0]
+        keep = space.keep([candidate])[0]
         kept = {
             group.name: tuple(sorted(int(unit) for unit in self.order[group.name][:width]))
             for group, width in zip(self.network.groups, widths, strict=True)

@@ -111,12 +111,12 @@ def _write_network(
 def _chosen_network(chosen: Record, prepared: Prepared) -> ChosenNetwork:
     space = prepared.problem.space
     candidate = chosen.evaluation.candidate
-    widths, keep = space.widths([candidate]), space.keep([candidate])
+    widths, keep = space.network_widths(space.widths([candidate])), space.keep([candidate])
     return ChosenNetwork(
         trial=chosen.number,
         widths=tuple(
-            GroupWidth(dimension.group, int(kept), dimension.size)
-            for dimension, kept in zip(space.dimensions, widths[0], strict=True)
+            GroupWidth(group.name, int(kept), group.size)
+            for group, kept in zip(prepared.network.groups, widths[0], strict=True)
         ),
         removed_blocks=tuple(
             block for block, stays in zip(space.blocks, keep[0], strict=True) if not stays
@@ -129,7 +129,9 @@ def _kernels(candidate: Candidate, prepared: Prepared) -> tuple[KernelTime, ...]
     """Return the latency of every kernel, in the unpruned network and in the candidate."""
     space, predictor = prepared.problem.space, prepared.predictor
     dense, chosen = (
-        predictor.breakdown(space.widths([network])[0], space.keep([network])[0])
+        predictor.breakdown(
+            space.network_widths(space.widths([network]))[0], space.keep([network])[0]
+        )
         for network in (space.dense(), candidate)
     )
     return tuple(

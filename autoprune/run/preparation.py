@@ -24,6 +24,7 @@ from autoprune.pruning.verify import verified
 from autoprune.run.settings import RunSettings
 from autoprune.strategy.budget import check
 from autoprune.strategy.damage import Damage
+from autoprune.strategy.expansion import space_latency, space_ops, space_scores
 from autoprune.strategy.problem import DIVERGENCE_OFFSET, Problem
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import build_space
@@ -98,9 +99,9 @@ def prepare(
     predictor = predictor_for(network.ops, profile)
     problem = Problem(
         space,
-        predictor.predict,
+        space_latency(space, predictor.predict),
         settings.budget_ms,
-        ops=network.ops,
+        ops=space_ops(space, network.ops),
         loss_offset=DIVERGENCE_OFFSET if settings.metric == "kl" else 0.0,
     )
     check(problem)
@@ -126,7 +127,9 @@ def prepare(
         task=task,
         network=network,
         predictor=predictor,
-        problem=dataclasses.replace(problem, scores=ranking, damage=damage),
+        problem=dataclasses.replace(
+            problem, scores=space_scores(space, ranking), damage=damage
+        ),
         calibrated=calibrated,
         numerics=numerics_for(settings.precision, network.model, network.inputs),
     )

@@ -47,19 +47,20 @@ class Damage:
         Raises:
             PruningError: A group has no score per unit, or a block has no damage.
         """
+        followers = [member for members in space.parts for member in members]
         missing = [name for name in space.blocks if name not in blocks]
-        missing += [
-            dim.group
-            for dim in space.dimensions
-            if dim.group not in scores or len(scores[dim.group]) != dim.size
-        ]
+        missing += [m.group for m in followers if len(scores.get(m.group, ())) != m.size]
         if missing:
             raise PruningError(f"no damage is known of {', '.join(missing[:5])}")
         curves = []
-        for dim in space.dimensions:
-            gone = np.sort(np.maximum(scores[dim.group].astype(float), 0.0))
-            curve = np.append(0.0, gone if cumulative else np.cumsum(gone))
-            curves.append(curve[::-1].copy())
+        for members in space.parts:
+            total: Float[np.ndarray, " _"] | float = 0.0
+            for member in members:
+                gone = np.sort(np.maximum(scores[member.group].astype(float), 0.0))
+                curve = np.append(0.0, gone if cumulative else np.cumsum(gone))
+                # A step of a tie takes several units of the group.
+                total = total + curve[::-1][:: member.units]
+            curves.append(np.array(total))
         values = np.array([max(blocks[name], 0.0) for name in space.blocks], float)
         return cls(tuple(curves), values)
 

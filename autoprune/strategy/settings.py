@@ -39,12 +39,14 @@ class GroupSettings(_Settings):
         max_ratio: Largest fraction of the group's units that may be removed.
         minimum_units: Fewest units that stay.
         multiple: Kept channels are a multiple of this, or ``"device"``.
+        step: Smallest change of the width, as a fraction of it.
         freeze: Leave the group at its full width.
     """
 
     max_ratio: _Ratio | None = None
     minimum_units: _Units | None = None
     multiple: _Multiple | None = None
+    step: _Ratio | None = None
     freeze: bool | None = None
 
 
@@ -66,6 +68,10 @@ class SpaceSettings(_Settings):
         max_ratio: Largest fraction of a group's units that may be removed, in [0, 1).
         minimum_units: Fewest units that stay in a group.
         multiple: Kept channels are a multiple of this; ``"device"`` takes the device's alignment.
+        step: Smallest change of a group's width, as a fraction of its full width; 0 for as fine as
+            ``multiple`` allows.
+        ties: Shell patterns on the groups' names; all groups that match one share one ratio.
+        isomorphic: Whether groups of the same structure share one ratio too.
         depth: Whether blocks may be dropped.
         max_dropped: Largest fraction of the network's removable blocks that one candidate drops.
         groups: Overrides by shell pattern on the group's name; of several that match, later wins.
@@ -76,6 +82,9 @@ class SpaceSettings(_Settings):
     max_ratio: _Ratio = 0.9
     minimum_units: _Units = 1
     multiple: _Multiple = "device"
+    step: _Ratio = 0.0
+    ties: list[str] = []
+    isomorphic: bool = False
     depth: bool = True
     max_dropped: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.5
     groups: dict[str, GroupSettings] = {}

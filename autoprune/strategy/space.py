@@ -22,6 +22,7 @@ from autoprune.strategy.settings import (
     SpaceSettings,
     load_space_settings,
 )
+from autoprune.strategy.ties import Grid, Member, shared_grid, tied
 
 __all__ = [
     "BlockSettings",
@@ -121,11 +122,14 @@ class SearchSpace:
     spread evenly over the depth, stay dropped.
 
     Attributes:
-        dimensions: One per channel group of the network, in its order, searched or not.
+        dimensions: One per channel group of the network, in its order, searched or not; groups
+            that are tied are one dimension, in the place of the first of them.
         blocks: Names of the removable blocks, in the network's order.
         droppable: Whether each block may be dropped.
         inside: For each block the indices of the groups that live wholly inside it.
         max_dropped: Most blocks one candidate drops; ``None`` sets no limit.
+        members: For each dimension the network's groups that follow it; empty where each is the one
+            group of its place.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -133,6 +137,7 @@ class SearchSpace:
     droppable: tuple[bool, ...] = ()
     inside: tuple[tuple[int, ...], ...] = ()
     max_dropped: int | None = None
+    members: tuple[tuple[Member, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise SettingsError unless ``droppable`` and ``inside`` fit ``blocks``."""
@@ -262,6 +267,33 @@ class SearchSpace:
         ratios = tuple(dim.max_ratio for dim in self.dimensions)
         return self.snap(Candidate(ratios, (False,) * len(self.blocks)))
 
+    # --- the network's groups ---------------------------------------------------------------
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Member, ...], ...]:
+        """For each dimension the network's groups that follow it; one where nothing is tied."""
+        return self.members or tuple(
+            (Member(index, dim.group, dim.size),) for index, dim in enumerate(self.dimensions)
+        )
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the network's groups, in its order."""
+        ordered = sorted((m for members in self.parts for m in members), key=lambda m: m.index)
+        return tuple(member.group for member in ordered)
+
+    def network_widths(
+        self, widths: Int[np.ndarray, "n dimensions"]
+    ) -> Int[np.ndarray, "n groups"]:
+        """Return the kept units of the network's groups for widths of the dimensions."""
+        if not self.members:
+            return widths
+        expanded = np.zeros((len(widths), len(self.groups)), np.int64)
+        for dim, members in enumerate(self.members):
+            for member in members:
+                expanded[:, member.index] = widths[:, dim] * member.units
+        return expanded
+
     @cached_property
     def sizes(self) -> Int[np.ndarray, " groups"]:
         """Full width of each group in units."""
@@ -316,20 +348,63 @@ def build_space(
     """
     faults = [
         *_unmatched("group", settings.groups, [group.name for group in groups]),
+        *_unmatched("group", dict.fromkeys(settings.ties), [group.name for group in groups]),
         *_unmatched("block", settings.blocks, [block.name for block in blocks]),
     ]
     if faults:
         raise SettingsError("\n".join(["search space does not fit the network:", *faults]))
-    index = {group.name: position for position, group in enumerate(groups)}
+    each = [_dimension(group, settings, alignment) for group in groups]
+    dimensions, members = _tied(groups, each, settings)
+    home = {member.group: dim for dim, parts in enumerate(members) for member in parts}
     limit = math.floor(settings.max_dropped * len(blocks) + 1e-9)
     return SearchSpace(
-        dimensions=tuple(_dimension(group, settings, alignment) for group in groups),
+        dimensions=dimensions,
         blocks=tuple(block.name for block in blocks),
         droppable=tuple(_droppable(block, settings) and limit > 0 for block in blocks),
-        inside=tuple(
-            tuple(sorted(index[name] for name in block.groups if name in index)) for block in blocks
-        ),
+        inside=tuple(_inside(block, home, members) for block in blocks),
         max_dropped=limit,
+        members=members if len(dimensions) < len(groups) else (),
+    )
+
+
+def _tied(
+    groups: Sequence[ChannelGroup], each: Sequence[Dimension], settings: SpaceSettings
+) -> tuple[tuple[Dimension, ...], tuple[tuple[Member, ...], ...]]:
+    """Return the dimensions with those of each tie in one, and the groups that follow each.
+
+    Groups that cannot be cut stay out of their tie.
+    """
+    followers: dict[int, tuple[Dimension, tuple[Member, ...]]] = {
+        index: (dim, (Member(index, dim.group, dim.size),)) for index, dim in enumerate(each)
+    }
+    faults = []
+    for name, indices in tied(groups, settings.ties, isomorphic=settings.isomorphic).items():
+        cut = [index for index in indices if each[index].searched]
+        if len(cut) < 2:
+            continue
+        grids = [Grid(each[i].size, each[i].minimum, each[i].multiple) for i in cut]
+        grid = shared_grid(grids)
+        minimum = min(grid.minimum, grid.size)
+        joined = Dimension(f"tie:{name}", grid.size, minimum, grid.multiple)
+        if not joined.searched:
+            sizes = ", ".join(f"{each[i].group} ({each[i].size})" for i in cut[:4])
+            faults.append(f"  ties: {name!r} leaves no common widths to {sizes}; tie fewer groups")
+        parts = [Member(i, each[i].group, each[i].size, each[i].size // grid.size) for i in cut]
+        for index in cut[1:]:
+            del followers[index]
+        followers[cut[0]] = joined, tuple(parts)
+    if faults:
+        raise SettingsError("\n".join(["search space does not fit the network:", *faults]))
+    return tuple(dim for dim, _ in followers.values()), tuple(m for _, m in followers.values())
+
+
+def _inside(
+    block: Block, home: Mapping[str, int], members: Sequence[tuple[Member, ...]]
+) -> tuple[int, ...]:
+    """Return the dimensions all of whose groups live wholly inside a block."""
+    within = {home[name] for name in block.groups if name in home}
+    return tuple(
+        sorted(dim for dim in within if all(m.group in block.groups for m in members[dim]))
     )
 
 
@@ -346,7 +421,7 @@ def _unmatched(kind: str, patterns: Mapping[str, object], names: Sequence[str]) 
 
 
 def _dimension(group: ChannelGroup, settings: SpaceSettings, alignment: int) -> Dimension:
-    chosen = settings.model_dump(include={"max_ratio", "minimum_units", "multiple"})
+    chosen = settings.model_dump(include={"max_ratio", "minimum_units", "multiple", "step"})
     for pattern, override in settings.groups.items():
         if fnmatch.fnmatchcase(group.name, pattern):
             chosen |= override.model_dump(exclude_none=True)
@@ -360,6 +435,7 @@ def _dimension(group: ChannelGroup, settings: SpaceSettings, alignment: int) -> 
     else:
         multiple = _in_units(group, chosen["multiple"])
     multiple = math.lcm(multiple, group.multiple)
+    multiple *= max(math.ceil(chosen["step"] * group.size / multiple - 1e-9), 1)
     rounded = Dimension(group.name, group.size, least, multiple).smallest
     return Dimension(group.name, group.size, rounded, multiple)
 

@@ -14,8 +14,14 @@ def write(tmp_path, text):
     return path
 
 
-def test_three_spaces_are_shipped():
-    assert {"default", "gentle", "width_only"} <= set(SHIPPED)
+def test_spaces_are_shipped_and_begin_with_the_command_that_uses_them():
+    assert {"amc", "conservative", "default", "metapruning", "transformer", "width_only"} == set(
+        SHIPPED
+    )
+    for name in SHIPPED:
+        first = (data_folder("search_spaces") / f"{name}.yaml").read_text().splitlines()[0]
+        assert first.startswith("# autoprune search ")
+        assert first.endswith(f"--space {name}")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
