@@ -104,7 +104,8 @@ def packed(documents: Sequence[Sequence[int]], length: int) -> Int[np.ndarray, "
     """
     tokens = np.array([token for document in documents for token in document], np.int64)
     count = max(0, len(tokens) - 1) // length
-    return tokens[np.arange(count)[:, None] * length + np.arange(length + 1)]
+    sequences: np.ndarray = tokens[np.arange(count)[:, None] * length + np.arange(length + 1)]
+    return sequences
 
 
 def _documents(file: Path) -> list[str]:
