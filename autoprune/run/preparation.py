@@ -113,35 +113,33 @@ def prepare(
             f"({problem.dense_ms:.3g} ms predicted); the search goes on for faster networks"
         )
     batches = task.calibration(settings.calibration_samples)
-    calibrated = Calibrated.of(network, batches) if _reads_moments(settings, problem) else None
+    calibrated = Calibrated.of(network, batches) if _reads_moments(settings) else None
     ranking = _scores(settings.criterion or "l2", settings, network, batches, calibrated, say)
     damage = None
     if settings.damage is not None:
         known = ranking
         if settings.damage != settings.criterion:
             known = _scores(settings.damage, settings, network, batches, calibrated, say)
-        blocks = {} if calibrated is None else calibrated.measured.blocks
-        # Structured OBS has added up already what goes together.
-        damage = Damage.of_scores(space, known, blocks, cumulative=settings.damage == "obs")
+        obs = settings.damage == "obs"
+        # Only structured OBS counts relative errors, as what a block changes is measured, and it
+        # has added up already what goes together.
+        blocks = calibrated.measured.blocks if obs and calibrated is not None else {}
+        damage = Damage.of_scores(space, known, blocks, cumulative=obs)
     return Prepared(
         task=task,
         network=network,
         predictor=predictor,
-        problem=dataclasses.replace(
-            problem, scores=space_scores(space, ranking), damage=damage
-        ),
+        problem=dataclasses.replace(problem, scores=space_scores(space, ranking), damage=damage),
         calibrated=calibrated,
         numerics=numerics_for(settings.precision, network.model, network.inputs),
     )
 
 
-def _reads_moments(settings: RunSettings, problem: Problem) -> bool:
+def _reads_moments(settings: RunSettings) -> bool:
     """Whether anything that was asked for reads what calibration images tell about the network."""
     factories = [CRITERIA[settings.criterion or "l2"], REALISERS[settings.realise]]
     if settings.damage is not None:
         factories.append(CRITERIA[settings.damage])
-        if problem.space.blocks:
-            return True
     return any("calibrated" in inspect.signature(factory).parameters for factory in factories)
 
 
