@@ -201,7 +201,7 @@ class Allocator:
         """
         point = start
         if point is None:
-            point = self._at(costs, *self._full(len(budgets_ms)), np.arange(len(budgets_ms)))
+            point = self.at(costs, *self._full(len(budgets_ms)), np.arange(len(budgets_ms)))
         if price is None:
             middle, width, halvings = costs.scale[point.draw] / self.problem.dense_ms, *_WIDE
         else:
@@ -251,7 +251,7 @@ class Allocator:
         space = self.problem.space
         levels = self.grid.nearest(space.widths(candidates))
         which = np.full(len(candidates), draw, np.int64)
-        return self._at(costs, levels, space.keep(candidates), which)
+        return self.at(costs, levels, space.keep(candidates), which)
 
     def candidates(self, points: Points, budgets_ms: Float[np.ndarray, " n"]) -> list[Candidate]:
         """Return the candidates of points, each at the wide end of its latency plateau.
@@ -259,7 +259,7 @@ class Allocator:
         Raises:
             BudgetError: A budget cannot be met.
         """
-        made = self.problem.space.candidates(*self._widths(points.levels, points.keep))
+        made = self.problem.space.candidates(*self.widths(points.levels, points.keep))
         return [
             project(self.problem, candidate, budget_ms=float(budget))
             for candidate, budget in zip(made, budgets_ms, strict=True)
@@ -281,7 +281,7 @@ class Allocator:
         from several numbers of dropped blocks, none to all that may be dropped.
         """
         space = self.problem.space
-        dense = self._at(costs, *self._full(1), np.zeros(1, np.int64))
+        dense = self.at(costs, *self._full(1), np.zeros(1, np.int64))
         moves = self._moves(costs, dense)
         moves = moves.take((moves.place >= len(space.dimensions)) & moves.allowed)
         saved = np.maximum(dense.ms[0] - moves.ms, 1e-300)
@@ -291,16 +291,17 @@ class Allocator:
         levels, keep = self._full(len(counts))
         for row, count in enumerate(counts):
             keep[row, blocks[:count]] = False
-        return self._at(costs, levels, keep, np.zeros(len(counts), np.int64))
+        return self.at(costs, levels, keep, np.zeros(len(counts), np.int64))
 
     def _fastest(self, costs: Costs, draw: Int[np.ndarray, " n"]) -> Points:
         space, fastest = self.problem.space, [self.problem.fastest[0]]
         levels = np.repeat(self.grid.nearest(space.widths(fastest)), len(draw), axis=0)
-        return self._at(costs, levels, np.repeat(space.keep(fastest), len(draw), axis=0), draw)
+        return self.at(costs, levels, np.repeat(space.keep(fastest), len(draw), axis=0), draw)
 
-    def _widths(
+    def widths(
         self, levels: Int[np.ndarray, "n groups"], keep: Bool[np.ndarray, "n blocks"]
     ) -> tuple[Int[np.ndarray, "n groups"], Bool[np.ndarray, "n blocks"]]:
+        """Return the units that levels stand for, full widths inside dropped blocks."""
         space = self.problem.space
         widths = self.grid.widths[np.arange(levels.shape[1]), levels]
         return np.where(space.active(keep), widths, space.sizes), keep
@@ -308,7 +309,7 @@ class Allocator:
     def _ms(
         self, levels: Int[np.ndarray, "n groups"], keep: Bool[np.ndarray, "n blocks"]
     ) -> Float[np.ndarray, " n"]:
-        return self.problem.predict(*self._widths(levels, keep))
+        return self.problem.predict(*self.widths(levels, keep))
 
     def _allowed(self, keep: Bool[np.ndarray, "n blocks"]) -> Bool[np.ndarray, " n"]:
         most = self.problem.space.max_dropped
@@ -317,13 +318,14 @@ class Allocator:
         )
         return allowed
 
-    def _at(
+    def at(
         self,
         costs: Costs,
         levels: Int[np.ndarray, "n groups"],
         keep: Bool[np.ndarray, "n blocks"],
         draw: Int[np.ndarray, " n"],
     ) -> Points:
+        """Return levels and kept blocks as points under the cost functions ``draw``."""
         cost = costs.at(self.problem.space, levels, keep, draw)
         cost = np.where(self._allowed(keep), cost, np.inf)
         return Points(levels, keep, draw, cost, self._ms(levels, keep))
@@ -398,7 +400,7 @@ class Allocator:
         nth = np.arange(len(target)) - np.repeat(np.cumsum(size) - size, size)
         which = start[target] + nth
         changed = self._changed(points, target, row, moves.place[which], moves.level[which])
-        return self._at(costs, *changed, points.draw[row]), row
+        return self.at(costs, *changed, points.draw[row]), row
 
     # --- descent, narrowing, filling ----------------------------------------------------------
 
@@ -564,7 +566,7 @@ class Allocator:
         which = choice[target, column]
         row = np.zeros(len(choice), np.int64)
         changed = self._changed(point, target, row, moves.place[which], moves.level[which])
-        tried = self._at(costs, *changed, point.draw[row])
+        tried = self.at(costs, *changed, point.draw[row])
         score = np.where(tried.ms <= limit_ms, tried.cost, np.inf)
         best = int(np.argmin(score))
         smallest = _ROUNDING * (abs(point.cost[0]) + costs.scale[point.draw[0]])

@@ -1,0 +1,51 @@
+"""Damage curves, corrected by what was evaluated, in an exact knapsack: the default."""
+
+from __future__ import annotations
+
+from optuna.samplers import BaseSampler
+
+from autoprune.strategy.knapsack_sampler import KnapsackSampler, KnapsackSettings
+from autoprune.strategy.problem import Problem
+from autoprune.strategy.registry import SAMPLERS, wants_damage
+from autoprune.strategy.surrogate import Prior
+
+
+@wants_damage("obs")
+@SAMPLERS.register("knapsack")
+def knapsack(
+    problem: Problem,
+    *,
+    seed: int,
+    anchors: int = 8,
+    draws: int = 10,
+    switches: int = 30,
+    gaps: int = 3,
+    temper: float = 0.7,
+    exploration: float = 0.1,
+    at_budget: float = 0.7,
+    noise: float = 0.04,
+) -> BaseSampler:
+    """Return :class:`~autoprune.strategy.knapsack_sampler.KnapsackSampler` on structured OBS.
+
+    Args:
+        problem: What is searched.
+        seed: At least 0.
+        anchors: Budgets at which the damage curves alone decide, before anything is learned.
+        draws: Solutions per proposal for coefficients drawn from the posterior.
+        switches: Changes per proposal of candidates of the front.
+        gaps: Widest gaps of the front that are solved for.
+        temper: Factor of the deviations of drawn coefficients.
+        exploration: Fraction of proposals that are random.
+        at_budget: Fraction of the drawn solutions at the budget where there is one.
+        noise: Standard deviation of one evaluation, in log-loss.
+    """
+    settings = KnapsackSettings(
+        anchors=anchors,
+        draws=draws,
+        switches=switches,
+        gaps=gaps,
+        temper=temper,
+        exploration=exploration,
+        at_budget=at_budget,
+    )
+    return KnapsackSampler(problem, seed=seed, settings=settings, prior=Prior(noise=noise))
