@@ -12,6 +12,7 @@ from autoprune.registry import Registry
 from autoprune.strategy.budget import check
 from autoprune.strategy.options import check_options
 from autoprune.strategy.problem import Problem
+from autoprune.strategy.warm_start import WarmStart
 
 #: ``(problem, *, seed, **options)`` to an Optuna sampler; every option has a default.
 SamplerFactory = Callable[..., BaseSampler]
@@ -71,13 +72,17 @@ def check_sampler(name: str, options: Mapping[str, object]) -> None:
     check_options(name, sampler_factory(name), options)
 
 
-def build_sampler(name: str, problem: Problem, *, seed: int, **options: Any) -> BaseSampler:
+def build_sampler(
+    name: str, problem: Problem, *, seed: int, warm_start: int = 0, **options: Any
+) -> BaseSampler:
     """Return the sampler called ``name``.
 
     Args:
         name: As for :func:`sampler_factory`.
         problem: What it searches.
         seed: At least 0; the same seed and results give the same proposals.
+        warm_start: How many candidates of least expected damage come first, see
+            :class:`~autoprune.strategy.warm_start.WarmStart`.
         **options: The sampler's own keyword parameters.
 
     Raises:
@@ -95,4 +100,4 @@ def build_sampler(name: str, problem: Problem, *, seed: int, **options: Any) -> 
         raise SettingsError(
             f"sampler {name!r}: expected a sampler of Optuna, got a {type(sampler).__name__}"
         )
-    return sampler
+    return WarmStart(problem, sampler, count=warm_start) if warm_start > 0 else sampler

@@ -20,6 +20,7 @@ from autoprune.strategy.registry import SAMPLERS
 from autoprune.strategy.residual import complete_trials, scalars
 from autoprune.strategy.sampler import CandidateSampler
 from autoprune.strategy.space import Candidate
+from autoprune.strategy.targets import target_ms
 
 #: A direction and which blocks go with it, as the distribution draws it and is told of it.
 Point = tuple[Float[np.ndarray, " dims"], Bool[np.ndarray, " blocks"]]
@@ -94,19 +95,7 @@ class DirectionEvolution(CandidateSampler):
         direction[self.groups] = drawn[: len(self.groups)]
         dropped = np.zeros(len(space.blocks), bool)
         dropped[self.blocks] = drops
-        return on_ray(self.problem, direction, dropped, self._target(trial.number))
-
-    def _target(self, number: int) -> float:
-        """Return the budget, or a latency in ms that moves through the range with the golden ratio.
-
-        Kronecker's sequence: any run of trials covers the range evenly.
-        """
-        problem = self.problem
-        if problem.budget_ms is not None:
-            return problem.budget_ms
-        floor, top = problem.fastest[1], problem.dense_ms
-        share = (number + 1) * (math.sqrt(5.0) - 1.0) / 2.0 % 1.0
-        return float(np.clip(floor * (max(top, floor) / floor) ** share, floor, None))
+        return on_ray(self.problem, direction, dropped, target_ms(self.problem, trial.number))
 
     def _evolved(self, trials: list[FrozenTrial]) -> Any:
         """Return the distribution after all whole generations of the trials."""
