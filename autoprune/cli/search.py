@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from autoprune.errors import SettingsError
+from autoprune.strategy.options import parse_options
 
 if TYPE_CHECKING:
     from autoprune.run import Run, SearchResult
@@ -67,7 +68,22 @@ def search(
         float | None, typer.Option(metavar="S", help="Begin no evaluation after S seconds.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Search strategy. \\[default: tpe]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Search strategy, also package.module:Class, file.py:factory or "
+            "optunahub:PACKAGE. \\[default: tpe]",
+        ),
+    ] = None,
+    sampler_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of the strategy; may be repeated."),
+    ] = None,
+    warm_start: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Begin with N networks of least expected damage. \\[default: 0]"
+        ),
     ] = None,
     criterion: Annotated[
         str | None,
@@ -169,6 +185,8 @@ def search(
         "trials": trials,
         "time_limit": time_limit,
         "sampler": sampler,
+        "sampler_options": parse_options(sampler_option) if sampler_option else None,
+        "warm_start": warm_start,
         "criterion": criterion,
         "damage": damage,
         "metric": metric,
@@ -233,7 +251,7 @@ def _old_run(given: dict[str, Any], output: Path | None, resume: Path, console: 
 
     foreign = sorted((given.keys() - set(_LIMITS)) | ({"output"} if output else set()))
     if foreign:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        options = ", ".join(_flag(name) for name in foreign)
         raise SettingsError(
             f"--resume continues a run with its own settings, so {options} cannot be given; "
             "leave that out, or start a new run without --resume"
@@ -242,6 +260,11 @@ def _old_run(given: dict[str, Any], output: Path | None, resume: Path, console: 
         run = Run.resume(resume, limits=given, say=_sayer(console))
     console.print(f"continuing {escape(str(run.directory.path))}")
     return run
+
+
+def _flag(setting: str) -> str:
+    """Return the option that gives a setting."""
+    return "--sampler-option" if setting == "sampler_options" else f"--{setting.replace('_', '-')}"
 
 
 def _execute(run: Run, console: Console) -> SearchResult:

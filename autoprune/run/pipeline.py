@@ -42,6 +42,7 @@ from autoprune.run.results import (
     front_records,
 )
 from autoprune.run.settings import RunSettings
+from autoprune.strategy.foreign import absolute_path
 from autoprune.strategy.registry import build_sampler
 from autoprune.strategy.settings import load_space_settings
 from autoprune.tasks.base import Task
@@ -96,6 +97,7 @@ class Run:
             # Files by their absolute path, so that the run can be continued from anywhere.
             weights = None if source.weights is None else str(source.weights)
             settings = settings.model_copy(update={"model": source.spec, "weights": weights})
+        settings = settings.model_copy(update={"sampler": absolute_path(settings.sampler)})
         if settings.data is not None:
             settings = settings.model_copy(update={"data": absolute_spec(settings.data)})
         if settings.cache is not None:
@@ -201,7 +203,13 @@ def execute(
     evaluator = make_evaluator(settings, prepared)
     try:
         with _quiet_optuna():
-            sampler = build_sampler(settings.sampler, problem, seed=settings.seed)
+            sampler = build_sampler(
+                settings.sampler,
+                problem,
+                seed=settings.seed,
+                warm_start=settings.warm_start,
+                **settings.sampler_options,
+            )
             study = directory.study(sampler)
             close_open_trials(study)
             driver = StudyDriver(

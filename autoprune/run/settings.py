@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -12,7 +13,7 @@ from autoprune.evaluation import Metric
 from autoprune.latency.profile import load_profile
 from autoprune.pruning.criterion import CRITERIA
 from autoprune.pruning.realiser import REALISERS
-from autoprune.strategy.registry import SAMPLERS, wanted_damage
+from autoprune.strategy.registry import WARM_START_DAMAGE, check_sampler, wanted_damage
 from autoprune.strategy.settings import load_space_settings
 from autoprune.tasks.numerics import Precision
 
@@ -32,7 +33,10 @@ class RunSettings(pydantic.BaseModel):
         batch: Samples per deployment batch; ``None`` is the task's own.
         trials: Evaluations, the unpruned network not counted.
         time_limit: No evaluation starts after this many seconds of one session.
-        sampler: Name of the search strategy.
+        sampler: Name of the search strategy, or the path of another: ``package.module:Class``,
+            ``file.py:factory``, ``optunahub:PACKAGE``.
+        sampler_options: Options of the search strategy by name.
+        warm_start: How many candidates of least expected damage are evaluated first.
         criterion: Name of the importance criterion that ranks the units of a group; ``None`` where
             the run was not checked, which fills in that of the damage, or ``"l2"`` without one.
         damage: Name of the criterion whose scores, added up, tell a sampler the expected damage of
@@ -63,6 +67,8 @@ class RunSettings(pydantic.BaseModel):
     trials: _PositiveInt = 100
     time_limit: _PositiveFloat | None = None
     sampler: str = "tpe"
+    sampler_options: dict[str, bool | int | float | str | None] = {}
+    warm_start: Annotated[int, pydantic.Field(ge=0)] = 0
     criterion: str | None = None
     damage: str | None = None
     realise: str = "statistics"
@@ -99,6 +105,8 @@ class RunSettings(pydantic.BaseModel):
             listed = "\n".join(f"  {fault}" for fault in faults)
             raise SettingsError(f"{len(faults)} settings are wrong:\n{listed}")
         damage = settings.damage or wanted_damage(settings.sampler)
+        if damage is None and settings.warm_start:
+            damage = WARM_START_DAMAGE
         criterion = settings.criterion or damage or "l2"
         return settings.model_copy(update={"damage": damage, "criterion": criterion})
 
@@ -127,9 +135,9 @@ class RunSettings(pydantic.BaseModel):
 
 def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
     """Return one error for each name that is looked up and not found."""
-    lookups = {
+    lookups: dict[str, Callable[[str], object]] = {
         "device": load_profile,
-        "sampler": SAMPLERS.__getitem__,
+        "sampler": functools.partial(check_sampler, options=values.get("sampler_options") or {}),
         "criterion": CRITERIA.__getitem__,
         "damage": _comparable,
         "realise": REALISERS.__getitem__,
@@ -137,7 +145,7 @@ def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
     }
     faults: list[AutopruneError] = []
     for setting, look_up in lookups.items():
-        value = values.get(setting)
+        value = values.get(setting, RunSettings.model_fields[setting].default)
         if isinstance(value, str):
             try:
                 look_up(value)

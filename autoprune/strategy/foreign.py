@@ -7,6 +7,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,16 @@ def is_path(name: str) -> bool:
     (True, False)
     """
     return ":" in name
+
+
+def absolute_path(name: str) -> str:
+    """Return a sampler's name with its file, if it has one, by absolute path.
+
+    >>> absolute_path("tpe")
+    'tpe'
+    """
+    head, separator, rest = name.partition(".py:")
+    return f"{Path(head).expanduser().absolute()}{separator}{rest}" if separator else name
 
 
 def foreign_factory(spec: str) -> Callable[..., BaseSampler]:

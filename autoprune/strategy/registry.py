@@ -19,6 +19,9 @@ SamplerFactory = Callable[..., BaseSampler]
 
 SAMPLERS: Registry[SamplerFactory] = Registry("sampler", package="autoprune.strategy.samplers")
 
+#: Criterion of the damage that a warm start reads where its sampler wants none.
+WARM_START_DAMAGE = "obs"
+
 _DAMAGE: dict[SamplerFactory, str] = {}
 
 
