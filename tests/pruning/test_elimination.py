@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.pruning.elimination import Problem, eliminate, regularised
+from autoprune.pruning.elimination import RIDGE, Problem, eliminate, regularised
 
 
 def _problem(rows, weight):
@@ -75,3 +75,24 @@ def test_the_ridge_is_a_share_of_the_mean_and_zeros_stay_invertible():
 def test_numbers_that_are_not_finite_come_back_as_such():
     nan = torch.full((3, 3), torch.nan, dtype=torch.float64)
     assert not np.isfinite(eliminate([Problem(nan, nan, 1.0)], 3).damage[1:]).any()
+
+
+def test_the_accumulated_cost_does_not_drift_over_many_removals():
+    """96 correlated channels, in float64: within 2 % of the trace formula at every level."""
+    generator = torch.Generator().manual_seed(3)
+    channels = 96
+    scales = torch.logspace(0, -3, channels, dtype=torch.float64)
+    mixing = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    rows = torch.randn(400, channels, generator=generator, dtype=torch.float64) * scales @ mixing
+    weight = torch.randn(10, channels, generator=generator, dtype=torch.float64)
+    problem = _problem(rows, weight)
+    found = eliminate([problem], channels)
+    assert (np.diff(found.damage) >= 0).all()
+    gram = regularised(problem.gram, RIDGE)
+    for removed in range(8, channels, 8):
+        gone, stay = found.order[:removed].tolist(), found.order[removed:].tolist()
+        schur = gram[gone][:, gone] - gram[gone][:, stay] @ torch.linalg.solve(
+            gram[stay][:, stay], gram[stay][:, gone]
+        )
+        error = float((weight[:, gone] @ schur @ weight[:, gone].T).trace()) / problem.energy
+        assert found.damage[removed] == pytest.approx(error, rel=0.02)
