@@ -39,8 +39,9 @@ class Ladder:
         """
         self.problem = problem
         self.path = path
-        # Follows from problem and path alone, so it may be lost at any time.
+        # Both follow from problem and path alone, so they may be lost at any time.
         self._rungs: dict[int, Candidate] = {}
+        self._params: dict[Candidate, tuple[float | bool, ...]] = {}
 
     def first_new(self, study: Study, trial: FrozenTrial) -> Candidate:
         """Return the first rung that the study does not have.
@@ -53,7 +54,7 @@ class Ladder:
         # Every distinct rung that is passed is in the study, so this ends.
         while idle < _IDLE:
             candidate = self.rung(index)
-            if tuple(self.problem.space.params(candidate).values()) not in seen:
+            if self._params[candidate] not in seen:
                 return candidate
             idle = idle + 1 if candidate in tried else 0
             tried[candidate] = None
@@ -66,7 +67,9 @@ class Ladder:
             target_ms = self._target_ms(index)
             found = first_within(self.problem, self.path, target_ms)
             candidate = self.problem.space.candidates(*(found or self.path(np.ones(1))))[0]
-            self._rungs[index] = project(self.problem, candidate, budget_ms=target_ms)
+            rung = project(self.problem, candidate, budget_ms=target_ms)
+            self._rungs[index] = rung
+            self._params[rung] = tuple(self.problem.space.params(rung).values())
         return self._rungs[index]
 
     def _target_ms(self, index: int) -> float:

@@ -75,7 +75,7 @@ class Options:
     hidden: int
     batch: int
     replay: int
-    updates: int | None
+    updates: int
     rates: Rates
 
 
@@ -121,8 +121,7 @@ class Student:
             return
         memory = Transitions.joined(self._memory)
         rng = np.random.default_rng([self.seed, number, 0xA3C])
-        updates = self.options.updates
-        for _ in range(len(episode.actions) if updates is None else updates):
+        for _ in range(min(len(episode.actions), self.options.updates)):
             self.agent.learn(
                 memory.rows(rng.integers(len(memory.actions), size=self.options.batch))
             )
@@ -135,7 +134,7 @@ class AMC(CandidateSampler):
     truncated normal noise that shrinks after a warm-up of uniform actions, actions cut where the
     budget would be lost with the rest at its narrowest, the episode's reward given to every step
     without discount and relative to a moving average, replay, slowly moving copies, one update per
-    step of an episode.
+    step of an episode (in networks of very many steps, fewer).
 
     Ours are: the wall stands on the exact latency, found by search over the widths; steps are
     channel groups and removable blocks; the evaluation is the run's realisation, and the default
@@ -280,7 +279,7 @@ def amc(
     hidden: int = 300,
     batch: int = 64,
     replay: int = 100,
-    updates: int | None = None,
+    updates: int = 64,
     actor_rate: float = 1e-4,
     critic_rate: float = 1e-3,
     target_rate: float = 0.01,
@@ -301,7 +300,7 @@ def amc(
         hidden: Width of both hidden layers of actor and critic.
         batch: Steps per update.
         replay: Episodes that are remembered.
-        updates: Updates per episode; ``None`` is one per step.
+        updates: Most updates per episode; as published one per step where there are fewer.
         actor_rate: Adam's rate for the actor.
         critic_rate: Adam's rate for the critic.
         target_rate: Share of the new parameters in the slow copies, per update.
