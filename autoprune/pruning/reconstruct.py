@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils import _pytree
 
 from autoprune.network.groups import ParamSlice, kept_positions
 from autoprune.network.inputs import evaluating
@@ -436,15 +437,14 @@ class _Repairing(Follower):
 
     def on_read(self, read: Read, run: Operator) -> Tensor:
         """Solve a weight, or let it wait for the stream that its output is added to."""
-        output = super().on_read(read, run)
         target = self.jobs[read.path]
-        if layout_of(output) != target.layout or output.shape[1] != target.output.shape[1]:
+        shape = _shape(run)
+        if shape != (*target.layout[:1], target.output.shape[1], *target.layout[1:]):
             self._settled.discard(target.ending.norm)
-            return output
-        if target.stream is not None:
+        elif target.stream is not None:
             self._pending[read.path] = _Pending(read, run, target)
-            return output
-        self._solve(read, run, target, target.output)
+        else:
+            self._solve(read, target, target.output)
         return super().on_read(read, run)
 
     def on_norm(self, path: str, run: Operator) -> None:
@@ -472,7 +472,7 @@ class _Repairing(Follower):
             # A channel that the BatchNorm has switched off can repair nothing.
             usable = scale.abs() > SMALLEST_SCALE
             wish = torch.where(usable, missing / torch.where(usable, scale, 1.0), 0.0)
-            self._solve(pending.read, pending.run, pending.target, pending.target.output + wish)
+            self._solve(pending.read, pending.target, pending.target.output + wish)
             tip.copy_(trail.redone(super().on_read(pending.read, pending.run)))
 
     def _first(self, name: str, tensor: Tensor) -> Tensor:
@@ -481,9 +481,7 @@ class _Repairing(Follower):
             self._before[name] = tensor.clone()
         return self._before[name]
 
-    def _solve(
-        self, read: Read, run: Operator, target: Target, wish: Float[Tensor, "rows outputs"]
-    ) -> None:
+    def _solve(self, read: Read, target: Target, wish: Float[Tensor, "rows outputs"]) -> None:
         """Give a weight the values by which its output comes nearest to ``wish``."""
         reader = target.reader
         weight, bias = self.named[reader.path], bias_of(reader, self.named)
@@ -541,6 +539,14 @@ def _includes_bias(read: Read, run: Operator) -> bool:
     if isinstance(read.how, Convolution):
         return isinstance(run.args[2], Tensor)
     return run.name in ("addmm", "baddbmm") or len(run.args) > 2
+
+
+def _shape(run: Operator) -> tuple[int, ...]:
+    """Return the shape of what an operator would return, without running it on values."""
+    args, kwargs = _pytree.tree_map_only(
+        Tensor, lambda tensor: torch.empty_like(tensor, device="meta"), (run.args, run.kwargs)
+    )
+    return tuple(run.func(*args, **kwargs).shape)
 
 
 def _unknowns(read: Read, run: Operator) -> int:
