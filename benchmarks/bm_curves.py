@@ -360,16 +360,16 @@ def _usable(rows: pd.DataFrame) -> list[str]:
     for (network, realise), part in rows.groupby(["network", "realise"], sort=False):
         works = part[part["loss"] < WORKS * part["loss_dense"]]
         widths, both = (works[works["kind"] == kind] for kind in KINDS)
-        line = f"- {network}, {realise}:"
+        line = f"- {network}, {realise}: {len(widths)} candidates of widths"
         if len(widths) >= FEWEST:
-            found = _spearman(widths["obs"].to_numpy(), _log_loss(widths))
-            line += f" {len(widths)} candidates of widths, Spearman {found:.2f};"
+            line += f", Spearman {_spearman(widths['obs'].to_numpy(), _log_loss(widths)):.2f}"
+        line += f"; {len(both)} with blocks"
         if len(both) >= FEWEST:
             parts = [both[name].to_numpy() for name in ("obs", "obs_units", "obs_blocks")]
             loss, groups = _log_loss(both), parts[0] - parts[2]
             (per_group, per_block), fitted = _fit(loss, groups, parts[2])
             line += (
-                f" {len(both)} with blocks, {_spearman(parts[0], loss):.2f}, a block as its units "
+                f", {_spearman(parts[0], loss):.2f}, a block as its units "
                 f"{_spearman(parts[1], loss):.2f}; with slopes of their own (R² {fitted:.2f}, "
                 f"{_fit(loss, parts[0])[1]:.2f} with one) damage of blocks weighs "
                 f"{per_block / per_group:.1f} times that of groups"
