@@ -56,7 +56,7 @@ class OnceForAll(CandidateSampler):
         *,
         seed: int,
         startup_trials: int = 20,
-        hidden: tuple[int, ...] = (400, 400, 400),
+        hidden_units: int = 400,
         epochs: int = 60,
         population_size: int = 100,
         generations: int = 15,
@@ -68,7 +68,7 @@ class OnceForAll(CandidateSampler):
             problem: What is searched.
             seed: At least 0.
             startup_trials: Random candidates that have to be complete before there is a predictor.
-            hidden: Units of the predictor's hidden layers.
+            hidden_units: Units of each of the predictor's three hidden layers.
             epochs: Passes over the evaluated candidates in a fit.
             population_size: Candidates of a generation of the evolution.
             generations: Generations of the evolution.
@@ -78,14 +78,14 @@ class OnceForAll(CandidateSampler):
             SettingsError: A number is out of its range.
         """
         super().__init__(problem, seed=seed)
-        if min(startup_trials, epochs, generations) < 1 or population_size < 4:
+        if min(startup_trials, hidden_units, epochs, generations) < 1 or population_size < 4:
             raise SettingsError(
-                "sampler 'ofa': expected startup_trials, epochs and generations >= 1 and "
-                f"population_size >= 4, got {startup_trials}, {epochs}, {generations} and "
-                f"{population_size}"
+                "sampler 'ofa': expected startup_trials, hidden_units, epochs and generations >= 1 "
+                f"and population_size >= 4, got {startup_trials}, {hidden_units}, {epochs}, "
+                f"{generations} and {population_size}"
             )
         self.startup_trials = startup_trials
-        self.hidden = tuple(hidden)
+        self.hidden_units = hidden_units
         self.epochs = epochs
         self.population_size = population_size
         self.generations = generations
@@ -126,7 +126,9 @@ class OnceForAll(CandidateSampler):
         logs = np.log(np.maximum(population.loss[:count], _LEAST_LOSS))
         # One scale for all fits would need a guess; constants do not change who is best.
         target = (logs - logs.mean()) / max(float(logs.std()), _LEAST_LOSS)
-        model = MLPRegressor(hidden_layer_sizes=self.hidden, random_state=self.seed % 2**32)
+        model = MLPRegressor(
+            hidden_layer_sizes=(self.hidden_units,) * 3, random_state=self.seed % 2**32
+        )
         read = self.features(population.ratios[:count], population.dropped[:count])
         for _ in range(self.epochs):
             model.partial_fit(read, target)
@@ -222,7 +224,7 @@ def ofa(
     *,
     seed: int,
     startup_trials: int = 20,
-    hidden: tuple[int, ...] = (400, 400, 400),
+    hidden_units: int = 400,
     epochs: int = 60,
     population_size: int = 100,
     generations: int = 15,
@@ -235,7 +237,7 @@ def ofa(
         seed: At least 0.
         startup_trials: Random candidates that have to be complete before there is a predictor; the
             paper's are 1,000 networks and all of the evaluations.
-        hidden: Units of the predictor's hidden layers.
+        hidden_units: Units of each of the predictor's three hidden layers.
         epochs: Passes over the evaluated candidates in a fit.
         population_size: Candidates of a generation of the evolution.
         generations: Generations of the evolution; the paper's are 500, from random candidates.
@@ -248,7 +250,7 @@ def ofa(
         problem,
         seed=seed,
         startup_trials=startup_trials,
-        hidden=hidden,
+        hidden_units=hidden_units,
         epochs=epochs,
         population_size=population_size,
         generations=generations,
