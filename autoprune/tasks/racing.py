@@ -64,6 +64,10 @@ def race(
 def clearly_worse(score: Score, bar: Bar) -> bool:
     """Return whether a loss is worse than the bar's on the same samples by more than chance.
 
+    A network that is right more often than the bar is not, whatever its loss: far from the
+    unpruned network, where losses exceed that of guessing, the two disagree, and the front is made
+    of accuracies.
+
     The losses of two networks on the same samples are correlated. The standard error of their
     difference is taken as that of independent samples all the same, which is larger: fewer networks
     are stopped than a paired test would stop.
@@ -75,5 +79,5 @@ def clearly_worse(score: Score, bar: Bar) -> bool:
     return any(
         score.loss - other.loss > STANDARD_ERRORS * math.hypot(score.loss_stderr, other.loss_stderr)
         for other in bar
-        if other.samples == score.samples
+        if other.samples == score.samples and score.accuracy <= other.accuracy
     )

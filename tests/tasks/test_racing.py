@@ -70,15 +70,18 @@ def test_split_without_more_samples_has_one_rung():
 
 
 @pytest.mark.parametrize(
-    ("loss", "samples", "stderr", "worse"),
+    ("loss", "accuracy", "samples", "stderr", "worse"),
     [
-        (2.0 + 2.5 * 0.5 + 0.01, 256, 0.3, True),
-        (2.0 + 2.5 * 0.5 - 0.01, 256, 0.3, False),
-        (9.0, 1024, 0.3, False),  # nothing to compare with
-        (9.0, 256, float("nan"), False),
+        (2.0 + 2.5 * 0.5 + 0.01, 0.5, 256, 0.3, True),
+        (2.0 + 2.5 * 0.5 - 0.01, 0.5, 256, 0.3, False),
+        (9.0, 0.51, 256, 0.3, False),  # right more often
+        (9.0, 0.5, 1024, 0.3, False),  # nothing to compare with
+        (9.0, 0.5, 256, float("nan"), False),
     ],
 )
 def test_worse_is_by_more_than_two_and_a_half_standard_errors_on_the_same_samples(
-    loss, samples, stderr, worse
+    loss, accuracy, samples, stderr, worse
 ):
-    assert clearly_worse(Score(loss, 0.5, samples, stderr), [Score(2.0, 0.5, 256, 0.4)]) == worse
+    assert (
+        clearly_worse(Score(loss, accuracy, samples, stderr), [Score(2.0, 0.5, 256, 0.4)]) == worse
+    )
