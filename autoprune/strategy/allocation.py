@@ -278,7 +278,7 @@ class Allocator:
         """Return unpruned networks without the blocks that save most for their cost.
 
         Descent decides widths well, but seldom puts a block back and drops another; so it starts
-        from several numbers of dropped blocks, none to all that may be dropped.
+        from several numbers of dropped blocks, none to all that may be, and from single ones.
         """
         space = self.problem.space
         dense = self.at(costs, *self._full(1), np.zeros(1, np.int64))
@@ -287,11 +287,15 @@ class Allocator:
         saved = np.maximum(dense.ms[0] - moves.ms, 1e-300)
         blocks = moves.place[np.argsort(moves.cost / saved, kind="stable")] - len(space.dimensions)
         most = len(blocks) if space.max_dropped is None else min(space.max_dropped, len(blocks))
-        counts = np.unique(np.linspace(0, most, _STARTS).round().astype(np.int64))
-        levels, keep = self._full(len(counts))
-        for row, count in enumerate(counts):
-            keep[row, blocks[:count]] = False
-        return self.at(costs, levels, keep, np.zeros(len(counts), np.int64))
+        counts = np.linspace(0, most, _STARTS).round().astype(np.int64)
+        alone = range(1, len(blocks) if most else 0)
+        patterns = [blocks[:count] for count in counts] + [blocks[b : b + 1] for b in alone]
+        distinct = {tuple(sorted(pattern.tolist())): pattern for pattern in patterns}
+        dropped = list(distinct.values())[:_STARTS]
+        levels, keep = self._full(len(dropped))
+        for row, gone in enumerate(dropped):
+            keep[row, gone] = False
+        return self.at(costs, levels, keep, np.zeros(len(dropped), np.int64))
 
     def _fastest(self, costs: Costs, draw: Int[np.ndarray, " n"]) -> Points:
         space, fastest = self.problem.space, [self.problem.fastest[0]]

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.strategy.acquisition import Front, expected_improvement, hypervolume_improvement
 from autoprune.strategy.allocation import Allocator, Points
-from autoprune.strategy.budget import project
+from autoprune.strategy.budget import project, widen
 from autoprune.strategy.costs import Costs
 from autoprune.strategy.damage import Damage
 from autoprune.strategy.problem import Problem
@@ -47,7 +47,8 @@ class KnapsackSettings:
     """How much the strategy tries per proposal.
 
     Attributes:
-        anchors: Budgets at which the damage curves alone decide, before anything is learned.
+        anchors: Latencies at which the damage curves alone decide, before anything is learned; half
+            as many where there is a budget.
         draws: Solutions for coefficients drawn from the posterior.
         switches: Changes of candidates of the front.
         gaps: Widest gaps of the front that are solved for.
@@ -174,14 +175,16 @@ class KnapsackSampler(CandidateSampler):
     @cached_property
     def anchors(self) -> tuple[Candidate, ...]:
         """The first candidates, the slowest first; the uniform one is the second."""
-        top = self._between(1.0)
-        low = self._between(0.0)
-        budgets = np.maximum(np.geomspace(low, top, self.settings.anchors + 1)[::-1], low)
+        low, top = self._between(0.0), self._between(1.0)
+        count, half = self.settings.anchors, self._between(0.5)
+        if self.problem.budget_ms is not None:
+            # What is far below the budget says little about what is best at it.
+            count, half, low = max(count // 2, 1), top, math.sqrt(low * top)
+        budgets = np.maximum(np.geomspace(low, top, count + 1)[::-1], self._between(0.0))
         # The unpruned network needs no anchor.
         budgets = budgets[:-1] if self.problem.budget_ms is not None else budgets[1:]
         costs = Costs.of_damage(self.allocator.grid, self.basis.damage)
         found = [self.allocator.solve(costs, float(budget)) for budget in budgets]
-        half = top if self.problem.budget_ms is not None else self._between(0.5)
         uniform = project(self.problem, self.problem.space.dense(), budget_ms=half)
         found.insert(1, uniform)
         return tuple(dict.fromkeys(project(self.problem, candidate) for candidate in found))
@@ -344,7 +347,11 @@ class KnapsackSampler(CandidateSampler):
             gain = expected_improvement(front.within(self.problem.budget_ms), mean, std)
         # Where nothing promises anything, the least loss for its latency is as good a choice.
         best = int(np.lexsort((mean, -gain))[0])
-        return self.problem.space.candidates(widths[best : best + 1], keep[best : best + 1])[0]
+        widths, keep = widths[best : best + 1], keep[best : best + 1]
+        if self.problem.budget_ms is not None:
+            # The widths between the levels use up what they leave of the budget.
+            widths = widen(self.problem, widths, keep, self.problem.budget_ms)
+        return self.problem.space.candidates(widths, keep)[0]
 
     def _pool(
         self, history: _History, surrogate: Surrogate, front: Front, rng: np.random.Generator

@@ -63,11 +63,13 @@ def brute_force(allocator, costs):
     return cost, allocator.problem.predict(widths, keep)
 
 
-@pytest.mark.parametrize(("monotone", "count"), [(True, 100), (False, 30)])
-def test_within_a_per_cent_of_brute_force(monotone, count):
+@pytest.mark.parametrize(
+    ("monotone", "blocks", "count"), [(True, 0, 100), (False, 0, 30), (True, 3, 30)]
+)
+def test_within_a_per_cent_of_brute_force(monotone, blocks, count):
     rng = np.random.default_rng(0)
     for _ in range(count):
-        allocator, costs = random_instance(rng, monotone=monotone)
+        allocator, costs = random_instance(rng, blocks=blocks, monotone=monotone)
         cost, ms = brute_force(allocator, costs)
         budget = float(np.quantile(ms, rng.uniform(0.02, 0.8)))
         point = allocator.allocate(costs, budget)

@@ -30,7 +30,8 @@ def knapsack(
     Args:
         problem: What is searched.
         seed: At least 0.
-        anchors: Budgets at which the damage curves alone decide, before anything is learned.
+        anchors: Latencies at which the damage curves alone decide, before anything is learned;
+            half as many where there is a budget.
         draws: Solutions per proposal for coefficients drawn from the posterior.
         switches: Changes per proposal of candidates of the front.
         gaps: Widest gaps of the front that are solved for.
