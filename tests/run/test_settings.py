@@ -81,6 +81,8 @@ def planner(monkeypatch):
         ({"sampler": "planner", "criterion": "l1"}, "obs", "l1"),
         ({"sampler": "planner", "damage": "fisher"}, "fisher", "fisher"),
         ({"sampler": "random", "damage": "taylor"}, "taylor", "taylor"),
+        ({"sampler": "random", "warm_start": 3}, "obs", "obs"),
+        ({"sampler": "planner", "damage": "fisher", "warm_start": 3}, "fisher", "fisher"),
     ],
 )
 def test_units_are_ranked_by_what_tells_the_damage_unless_said_otherwise(
@@ -94,3 +96,32 @@ def test_units_are_ranked_by_what_tells_the_damage_unless_said_otherwise(
 def test_damage_is_summed_over_groups_and_so_must_compare_across_them(board):
     with pytest.raises(SettingsError, match=r"'l2' do not compare across groups; .*fisher.*obs"):
         RunSettings.checked({"device": board, "damage": "l2"})
+
+
+def test_options_of_the_sampler_are_checked_with_the_rest(board):
+    options = {"population_size": 7, "mutation_prob": None, "crossover_prob": 0.5}
+    settings = RunSettings.checked(
+        {"device": board, "sampler": "nsga2", "sampler_options": options}
+    )
+    assert settings.sampler_options == options
+    copy = RunSettings.model_validate_json(settings.model_dump_json())
+    assert copy.sampler_options == options
+    assert type(copy.sampler_options["population_size"]) is int
+    with pytest.raises(SettingsError) as raised:
+        RunSettings.checked(
+            {"device": board, "sampler_options": {"size": 1, "multivariate": 3}, "warm_start": -1}
+        )
+    message = str(raised.value)
+    assert "2 settings are wrong" in message
+    assert "no option 'size'" in message
+    assert "multivariate should be bool, got 3" in message
+    assert "warm_start: " in message
+
+
+def test_samplers_by_path_are_looked_up(board):
+    path = "optuna.samplers:QMCSampler"
+    options = {"qmc_type": "halton"}
+    settings = RunSettings.checked({"device": board, "sampler": path, "sampler_options": options})
+    assert (settings.sampler, settings.damage) == (path, None)
+    with pytest.raises(SettingsError, match="has nothing called 'QMC'"):
+        RunSettings.checked({"device": board, "sampler": "optuna.samplers:QMC"})
