@@ -298,3 +298,42 @@ def test_result_is_plain_values(search):
     content = json.loads(json.dumps(result.to_json()))
     assert content["dense"] == dataclasses.asdict(result.dense)
     assert content["directory"] == str(result.directory)
+
+
+OWN_SAMPLER = """
+from autoprune.strategy.rays import random_candidate
+from autoprune.strategy.sampler import CandidateSampler
+
+class Mine(CandidateSampler):
+    def propose(self, study, trial, rng):
+        return random_candidate(self.problem, rng)
+
+def mine(problem, *, seed, size: int = 1):
+    assert size == 5
+    return Mine(problem, seed=seed)
+"""
+
+
+def test_own_samplers_start_warm_and_are_found_again(search, network, task, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN_SAMPLER, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    result = search(sampler="own.py:mine", sampler_options={"size": 5}, warm_start=2, trials=3)
+    record = json.loads((result.directory / "run.json").read_text())
+    assert record["settings"]["sampler"] == f"{tmp_path / 'own.py'}:mine"
+    assert record["settings"]["damage"] == "obs"
+    monkeypatch.chdir("/")
+    longer = autoprune.resume(result.directory, model=network.model, task=task, trials=4)
+    assert longer.trials == result.trials + 1
+
+
+def test_tied_groups_have_one_ratio_in_the_best_network(search, network, dense_ms, tmp_path):
+    names = [group.name for group in network.network.groups]
+    sizes = {group.name: group.size for group in network.network.groups}
+    space = tmp_path / "tied.yaml"
+    space.write_text("version: 1\nmultiple: 1\nties: ['*']\ndepth: false\n", encoding="utf-8")
+    result = search(space=str(space), trials=4, budget_ms=0.9 * dense_ms)
+    assert len(names) > 1
+    plan = json.loads((result.directory / "network" / "plan.json").read_text())["plan"]
+    kept = {name: len(plan["kept"].get(name, range(sizes[name]))) / sizes[name] for name in names}
+    assert len(set(kept.values())) == 1
+    assert max(kept.values()) < 1
