@@ -42,9 +42,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [
         _row("5 groups x 4, all pairs interact", _made_up(5, 4, 1.0), _enumerated, 100),
-        _row("20 groups x 8, additive", _made_up(20, 8, 0.0), _programmed, 30),
+        _row("20 groups x 8, additive", _made_up(20, 8, 0.0), _programmed, 20),
         _row("20 groups x 8, pairs interact", _made_up(20, 8, 0.15), None, 20),
-        _row("60 groups x 16, additive", _made_up(60, 16, 0.0), _programmed, 10),
+        _row("60 groups x 16, additive", _made_up(60, 16, 0.0), _programmed, 5),
         _row("60 groups x 16, pairs interact", _made_up(60, 16, 0.05), None, 5),
         _row("200 groups x 16, pairs interact", _made_up(200, 16, 0.01), None, 2),
         _network("ResNet-56, 32x32", SmallResNet(56).eval(), 32),
@@ -167,10 +167,10 @@ def _network(name: str, module: nn.Module, size: int) -> dict[str, str]:
     problem = Problem(space, predictor_for(network.ops, profile).predict, ops=network.ops)
     allocator = Allocator(problem)
     rng = np.random.default_rng(0)
-    damages = [_damage(space, rng) for _ in range(3)]
+    damages = [_damage(space, rng) for _ in range(2)]
     costs = [Costs.of_damage(allocator.grid, damage) for damage in damages]
     low, high = problem.fastest[1], problem.dense_ms
-    budgets = np.linspace(low, high, 8)[1:-1].tolist()
+    budgets = np.linspace(low, high, 6)[1:-1].tolist()
     seconds = []
     for function in costs:
         for budget in budgets:
