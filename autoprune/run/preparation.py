@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import ModelError, PruningError, TaskError
 from autoprune.latency.predict import predictor_for
@@ -28,7 +29,7 @@ from autoprune.strategy.expansion import space_latency, space_ops, space_scores
 from autoprune.strategy.problem import DIVERGENCE_OFFSET, Problem
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import build_space
-from autoprune.tasks.base import Task, needs_samples
+from autoprune.tasks.base import SampledTask, Task, needs_samples, run_batches
 from autoprune.tasks.load import load_task
 from autoprune.tasks.numerics import Numerics, numerics_for
 
@@ -103,6 +104,7 @@ def prepare(
         settings.budget_ms,
         ops=space_ops(space, network.ops),
         loss_offset=DIVERGENCE_OFFSET if settings.metric == "kl" else 0.0,
+        guess_loss=_guess_loss(task, network.model),
     )
     check(problem)
     for note in predictor.notes:
@@ -133,6 +135,18 @@ def prepare(
         calibrated=calibrated,
         numerics=numerics_for(settings.precision, network.model, network.inputs),
     )
+
+
+def _guess_loss(task: Task, model: nn.Module) -> float | None:
+    """Return the loss in nats of holding all classes for equally likely, where they are counted."""
+    if not isinstance(task, SampledTask):
+        return None
+
+    def classes(outputs: object, targets: Tensor) -> int:
+        task.sample_scores(outputs, targets)
+        return task.log_probabilities(outputs).shape[-1]
+
+    return math.log(next(iter(run_batches(model, task.batches("search", 0, 1), classes))))
 
 
 def _reads_moments(settings: RunSettings) -> bool:

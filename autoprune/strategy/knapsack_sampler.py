@@ -80,6 +80,7 @@ class _History:
         weight: Weight of each evaluation.
         pending: Which are being evaluated.
         precise: Which were evaluated in full.
+        cut: Value of ``y`` beyond which a network is destroyed.
     """
 
     widths: Int[np.ndarray, "n groups"]
@@ -89,6 +90,7 @@ class _History:
     weight: Float[np.ndarray, " n"]
     pending: Bool[np.ndarray, " n"]
     precise: Bool[np.ndarray, " n"]
+    cut: float
 
     @property
     def done(self) -> Bool[np.ndarray, " n"]:
@@ -223,14 +225,16 @@ class KnapsackSampler(CandidateSampler):
         widths, keep = space.widths(candidates), space.keep(candidates)
         screened = np.array([bool(other.user_attrs.get("screened")) for other in trials], bool)
         states = [other.state for other in trials]
+        y, guess = _log_losses(trials, self.problem.guess_loss)
         return _History(
             widths,
             keep,
             self.problem.predict(widths, keep),
-            _log_losses(trials),
+            y,
             np.where(screened, self.settings.screened_weight, 1.0),
             np.array([not state.is_finished() for state in states], bool),
             ~screened,
+            cut=self.prior.cut if guess is None else guess,
         )
 
     def _fitted(self, history: _History) -> Surrogate:
@@ -242,7 +246,7 @@ class KnapsackSampler(CandidateSampler):
             history.weight[done],
             history.ms[done],
             scale=self.scale,
-            prior=self.prior,
+            prior=dataclasses.replace(self.prior, cut=history.cut),
         )
         pending = history.pending
         return surrogate.believing(
@@ -259,7 +263,7 @@ class KnapsackSampler(CandidateSampler):
             history.ms[counts],
             fastest_ms=self.problem.fastest[1],
             dense_ms=max(self.problem.dense_ms, self.problem.fastest[1]),
-            reference=self.prior.cut,
+            reference=history.cut,
         )
 
     # --- simple proposals ---------------------------------------------------------------------
@@ -279,7 +283,7 @@ class KnapsackSampler(CandidateSampler):
             if row is None:
                 if latency >= destroyed:
                     return candidate
-            elif history.y[row] > self.prior.cut:
+            elif history.y[row] > history.cut:
                 destroyed = max(destroyed, latency)
         return None
 
@@ -321,7 +325,7 @@ class KnapsackSampler(CandidateSampler):
         """Return the evaluated candidates that no other beats, the fastest first."""
         rows = np.flatnonzero(history.done & history.precise)
         rows = rows[np.lexsort((history.y[rows], history.ms[rows]))]
-        best = np.minimum.accumulate(np.append(self.prior.cut, history.y[rows]))[:-1]
+        best = np.minimum.accumulate(np.append(history.cut, history.y[rows]))[:-1]
         elite: Int[np.ndarray, " n"] = rows[history.y[rows] < best]
         return elite
 
@@ -431,10 +435,13 @@ def _middles(edges: Float[np.ndarray, " edges"], count: int) -> Float[np.ndarray
     return middles
 
 
-def _log_losses(trials: list[FrozenTrial]) -> Float[np.ndarray, " n"]:
-    """Return the logarithm of each loss over the unpruned network's; NaN where there is none.
+def _log_losses(
+    trials: list[FrozenTrial], guess_loss: float | None
+) -> tuple[Float[np.ndarray, " n"], float | None]:
+    """Return the logarithm of each loss over the unpruned network's, and that of guessing.
 
-    Where no trial is marked as the unpruned network, the least loss stands in.
+    Losses that are not known are NaN, the one of guessing is ``None``. Where no trial is marked as
+    the unpruned network, the least loss stands in.
     """
     loss = np.array(
         [
@@ -446,7 +453,7 @@ def _log_losses(trials: list[FrozenTrial]) -> Float[np.ndarray, " n"]:
     loss[~np.isfinite(loss)] = math.nan
     known = loss[~np.isnan(loss)]
     if not len(known):
-        return loss
+        return loss, None
     dense = [
         value
         for value, trial in zip(loss.tolist(), trials, strict=True)
@@ -455,4 +462,7 @@ def _log_losses(trials: list[FrozenTrial]) -> Float[np.ndarray, " n"]:
     reference = dense[0] if dense else float(known.min())
     offset = max(_OFFSET - min(float(known.min()), reference), 0.0)
     ratio = np.log((loss + offset) / (reference + offset))
-    return np.minimum(ratio, _WORST)
+    guess = None
+    if guess_loss is not None and guess_loss > reference:
+        guess = math.log((guess_loss + offset) / (reference + offset))
+    return np.minimum(ratio, _WORST), guess

@@ -41,6 +41,8 @@ class Problem:
         scores: Importance of every unit by group name; empty where it was not computed.
         loss_offset: Nats that are added to losses before :meth:`log_loss`: 0 for a cross-entropy,
             :data:`DIVERGENCE_OFFSET` for a divergence, which is 0 for the unpruned network.
+        guess_loss: Loss in nats of guessing, beyond which a network is of no use; ``None`` where it
+            is not known.
     """
 
     space: SearchSpace
@@ -50,6 +52,7 @@ class Problem:
     damage: Damage | None = None
     scores: Mapping[str, Float[np.ndarray, " _"]] = dataclasses.field(default_factory=dict)
     loss_offset: float = 0.0
+    guess_loss: float | None = None
 
     def log_loss(self, losses: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Return the logarithms of losses as the study has them, which models of the loss fit.
