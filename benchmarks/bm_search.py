@@ -152,7 +152,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--warm", nargs="+", type=int, default=[0], help="anchors before each")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--realise", default="merge")
+    parser.add_argument("--realise", default="reconstruct")
     parser.add_argument("--calibration", type=int, default=256)
     parser.add_argument("--images", type=int, default=1024, help="search images")
     parser.add_argument("--threads", type=int, default=1)
@@ -202,7 +202,7 @@ def _bench(network: str, device: str, options: argparse.Namespace) -> Bench:
     batches = task.calibration(options.calibration)
     scores = build_criterion("obs").score(traced, batches)
     latency = predictor_for(traced.ops, profile).predict
-    problem = Problem(space, latency, None, ops=traced.ops, scores=scores)
+    problem = Problem(space, latency, None, ops=traced.ops, scores=scores, guess_loss=float(CHANCE))
     evaluator = Evaluator(
         traced,
         task,
@@ -251,11 +251,7 @@ def _run(bench: Bench, sampler: str, seed: int, warm: int, trials: int) -> pd.Da
 
 
 def _sampler(name: str, problem: Problem, seed: int, warm: int) -> optuna.samplers.BaseSampler:
-    if not warm:
-        return build_sampler(name, problem, seed=seed)
-    from autoprune.strategy.warm_start import warm_started
-
-    return warm_started(build_sampler(name, problem, seed=seed), problem, anchors=warm)
+    return build_sampler(name, problem, seed=seed, warm_start=warm)
 
 
 def _dense_row(

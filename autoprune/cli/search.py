@@ -62,7 +62,7 @@ def search(
         int | None, typer.Option(metavar="N", help="Samples per batch. \\[default: the data's own]")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(metavar="N", help="Networks to evaluate. \\[default: 100]")
+        int | None, typer.Option(metavar="N", help="Networks to evaluate. \\[default: 50]")
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(metavar="S", help="Begin no evaluation after S seconds.")
@@ -72,7 +72,7 @@ def search(
         typer.Option(
             metavar="NAME",
             help="Search strategy, also package.module:Class, file.py:factory or "
-            "optunahub:PACKAGE. \\[default: tpe]",
+            "optunahub:PACKAGE. \\[default: knapsack]",
         ),
     ] = None,
     sampler_option: Annotated[
@@ -117,7 +117,7 @@ def search(
         str | None,
         typer.Option(
             metavar="slice|statistics|merge|reconstruct",
-            help="Repair of a pruned network without training. \\[default: statistics]",
+            help="Repair of a pruned network without training. \\[default: reconstruct]",
         ),
     ] = None,
     precision: Annotated[

@@ -64,14 +64,14 @@ class RunSettings(pydantic.BaseModel):
     device: str
     budget_ms: _PositiveFloat | None = None
     batch: _PositiveInt | None = None
-    trials: _PositiveInt = 100
+    trials: _PositiveInt = 50
     time_limit: _PositiveFloat | None = None
-    sampler: str = "tpe"
+    sampler: str = "knapsack"
     sampler_options: dict[str, bool | int | float | str | None] = {}
     warm_start: Annotated[int, pydantic.Field(ge=0)] = 0
     criterion: str | None = None
     damage: str | None = None
-    realise: str = "statistics"
+    realise: str = "reconstruct"
     space: str = "default"
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     workers: _PositiveInt | None = None
