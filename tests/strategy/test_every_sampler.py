@@ -1,22 +1,14 @@
-"""Every registered sampler, those of new files included, in our suite and in Optuna's."""
+"""Every registered sampler, those of new files included, in Optuna's own suites."""
 
 import pytest
 
 from autoprune.strategy.registry import SAMPLERS
-from autoprune.testing.samplers import OptunaConformance, SamplerConformance
+from autoprune.testing.samplers import OptunaConformance
 
 pytestmark = pytest.mark.slow
 
 
-class EverySampler:
+class TestOptunaConformance(OptunaConformance):
     @pytest.fixture(params=SAMPLERS.names())
     def factory(self, request):
         return SAMPLERS[request.param]
-
-
-class TestConformance(EverySampler, SamplerConformance):
-    pass
-
-
-class TestOptunaConformance(EverySampler, OptunaConformance):
-    pass

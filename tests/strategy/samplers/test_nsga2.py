@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from optuna.testing.pytest_samplers import MultiObjectiveSamplerTestCase
 
 from autoprune.errors import SettingsError
 from autoprune.strategy.registry import SAMPLERS
@@ -17,18 +16,6 @@ class TestConformance(SamplerConformance):
     @pytest.fixture
     def factory(self):
         return SAMPLERS["nsga2"]
-
-
-class TestOptunaConformance(MultiObjectiveSamplerTestCase):
-    @pytest.fixture(autouse=True)
-    def _quiet(self):
-        with quiet_optuna():
-            yield
-
-    @pytest.fixture
-    def sampler(self):
-        problem = made_up_problem(1, 8)
-        return lambda: SAMPLERS["nsga2"](problem, seed=0)
 
 
 def test_it_learns_which_group_hurts():

@@ -1,10 +1,5 @@
 import numpy as np
 import pytest
-from optuna.testing.pytest_samplers import (
-    BasicSamplerTestCase,
-    MultiObjectiveSamplerTestCase,
-    RelativeSamplerTestCase,
-)
 
 from autoprune.strategy.registry import SAMPLERS
 from autoprune.testing.samplers import (
@@ -20,20 +15,6 @@ class TestConformance(SamplerConformance):
     @pytest.fixture
     def factory(self):
         return SAMPLERS["random"]
-
-
-class TestOptunaConformance(
-    BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase
-):
-    @pytest.fixture(autouse=True)
-    def _quiet(self):
-        with quiet_optuna():
-            yield
-
-    @pytest.fixture
-    def sampler(self):
-        problem = made_up_problem(1, 8)
-        return lambda: SAMPLERS["random"](problem, seed=0)
 
 
 def test_results_do_not_matter_but_the_seed_does():

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 
 from autoprune.strategy.registry import SAMPLERS
 from autoprune.testing.samplers import (
@@ -16,18 +15,6 @@ class TestConformance(SamplerConformance):
     @pytest.fixture
     def factory(self):
         return SAMPLERS["tpe"]
-
-
-class TestOptunaConformance(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
-    @pytest.fixture(autouse=True)
-    def _quiet(self):
-        with quiet_optuna():
-            yield
-
-    @pytest.fixture
-    def sampler(self):
-        problem = made_up_problem(1, 8)
-        return lambda: SAMPLERS["tpe"](problem, seed=0)
 
 
 def test_it_learns_which_group_hurts():

@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from optuna.testing.pytest_samplers import MultiObjectiveSamplerTestCase
 
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.registry import SAMPLERS
@@ -22,18 +21,6 @@ class TestConformance(SamplerConformance):
     @pytest.fixture
     def factory(self):
         return SAMPLERS["uniform"]
-
-
-class TestOptunaConformance(MultiObjectiveSamplerTestCase):
-    @pytest.fixture(autouse=True)
-    def _quiet(self):
-        with quiet_optuna():
-            yield
-
-    @pytest.fixture
-    def sampler(self):
-        problem = made_up_problem(1, 8)
-        return lambda: SAMPLERS["uniform"](problem, seed=0)
 
 
 def uniform_candidates(problem, dropped):
