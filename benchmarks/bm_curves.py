@@ -55,6 +55,7 @@ KINDS = {"widths": False, "widths and blocks": True}
 CURVES = {
     "structured OBS": "obs",
     "structured OBS, a block as its units": "obs_units",
+    "structured OBS, both": "obs_both",
     "Taylor, cumulated": "taylor",
     "Fisher, cumulated": "fisher",
     "square of the ratio": "quadratic",
@@ -140,6 +141,8 @@ def main() -> None:
     for name in options.networks:
         _measure(name, options)
     rows = pd.read_csv(ROWS)
+    # What searches use, see `Damage.of_scores`.
+    rows["obs_both"] = rows["obs_units"] + rows["obs_blocks"]
     page = write_result(
         "bm_curves", _table(rows), command="python benchmarks/bm_curves.py", packages=["torch"]
     )
@@ -209,23 +212,16 @@ def _curves(loaded: Loaded, space: SearchSpace) -> tuple[dict[str, np.ndarray], 
         if elimination is None:
             raise ValueError(f"no reader of {group.name} is known")
         scores[group.name] = damage_by_unit(elimination)
-    obs = Damage.of_scores(space, scores, calibrated.measured.blocks, cumulative=True)
-    curves = {"obs": obs, "obs_units": _blocks_as_units(obs, space)}
-    nothing = dict.fromkeys(space.blocks, 0.0)
+    units = Damage.of_scores(space, scores, {}, cumulative=True)
+    changes = np.array([calibrated.measured.blocks[name] for name in space.blocks], float)
+    curves = {"obs": Damage(units.groups, changes), "obs_units": units}
     for name in ("taylor", "fisher"):
         found = build_criterion(name).score(loaded.network, loaded.calibration)
-        summed = Damage.of_scores(space, found, nothing, cumulative=False)
-        curves[name] = _blocks_as_units(summed, space)
+        curves[name] = Damage.of_scores(space, found, {}, cumulative=False)
     curves["quadratic"] = Damage.quadratic(space)
     linear = tuple(np.sqrt(curve) for curve in curves["quadratic"].groups)
     curves["linear"] = Damage(linear, curves["quadratic"].blocks)
     return scores, curves
-
-
-def _blocks_as_units(damage: Damage, space: SearchSpace) -> Damage:
-    """Return the damage where a block costs what all units of its groups do."""
-    whole = [sum(damage.groups[g][0] for g in inside) for inside in space.inside]
-    return Damage(damage.groups, np.array(whole, float))
 
 
 def _plan(
@@ -319,7 +315,8 @@ def _note(rows: pd.DataFrame, device: str) -> str:
         "block is dropped; `both`: up to half of the removable blocks are. Units go by obs "
         "whatever the curve. Where a block is dropped, structured OBS adds what dropping it "
         "changes in its output; `a block as its units`, Taylor and Fisher add all units of its "
-        "groups, the square and the ratio add 1, MACs are counted. "
+        "groups, `both` is the sum and what searches go by, the square and the ratio add 1, MACs "
+        "are counted. "
         f"Latency: {device}. {told}. Samples for calibration and for the loss: {sizes}.\n\n"
         f"Of the sums of structured OBS where the loss is below {WORKS:g} times the dense one:\n\n"
         + "\n".join(_usable(rows))
@@ -370,9 +367,10 @@ def _usable(rows: pd.DataFrame) -> list[str]:
             (per_group, per_block), fitted = _fit(loss, groups, parts[2])
             line += (
                 f", {_spearman(parts[0], loss):.2f}, a block as its units "
-                f"{_spearman(parts[1], loss):.2f}; with slopes of their own (R² {fitted:.2f}, "
-                f"{_fit(loss, parts[0])[1]:.2f} with one) damage of blocks weighs "
-                f"{per_block / per_group:.1f} times that of groups"
+                f"{_spearman(parts[1], loss):.2f}, both "
+                f"{_spearman(both['obs_both'].to_numpy(), loss):.2f}; with slopes of their own "
+                f"(R² {fitted:.2f}, {_fit(loss, parts[0])[1]:.2f} with one) damage of blocks "
+                f"weighs {per_block / per_group:.1f} times that of groups"
             )
         told.append(line)
     return told
