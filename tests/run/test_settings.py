@@ -8,7 +8,7 @@ from autoprune.strategy.registry import SAMPLERS, wants_damage
 
 def test_defaults_fill_what_is_left_out(board):
     settings = RunSettings.checked({"device": board, "budget_ms": 10})
-    assert (settings.model, settings.data, settings.trials) == ("digits", "digits", 100)
+    assert (settings.model, settings.data, settings.trials) == ("digits", "digits", 50)
     assert settings.budget_ms == 10.0
 
 
@@ -68,7 +68,6 @@ def planner(monkeypatch):
     registry = Registry("sampler", package="autoprune.strategy.samplers")
     registry.register("planner")(wants_damage("obs")(lambda problem, *, seed: None))
     registry.register("random")(SAMPLERS["random"])
-    monkeypatch.setattr("autoprune.run.settings.SAMPLERS", registry)
     monkeypatch.setattr("autoprune.strategy.registry.SAMPLERS", registry)
     return "planner"
 
@@ -109,7 +108,12 @@ def test_options_of_the_sampler_are_checked_with_the_rest(board):
     assert type(copy.sampler_options["population_size"]) is int
     with pytest.raises(SettingsError) as raised:
         RunSettings.checked(
-            {"device": board, "sampler_options": {"size": 1, "multivariate": 3}, "warm_start": -1}
+            {
+                "device": board,
+                "sampler": "tpe",
+                "sampler_options": {"size": 1, "multivariate": 3},
+                "warm_start": -1,
+            }
         )
     message = str(raised.value)
     assert "2 settings are wrong" in message

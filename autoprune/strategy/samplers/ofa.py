@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sklearn.neural_network import MLPRegressor
 
 #: Ratios and dropped blocks of candidates.
-Rows = tuple[Float[np.ndarray, "n groups"], Bool[np.ndarray, "n blocks"]]
+Rows = tuple[Float[np.ndarray, "_ groups"], Bool[np.ndarray, "_ blocks"]]
 
 #: Losses below it count as it: the logarithm of zero is no number.
 _LEAST_LOSS = 1e-12
@@ -210,7 +210,7 @@ def _milestone(start: int, count: int) -> int:
     """Return the largest number up to ``count`` of a sequence that grows by a tenth each time.
 
     >>> [_milestone(20, count) for count in (20, 21, 22, 23, 24, 25, 100)]
-    [20, 20, 22, 22, 24, 24, 93]
+    [20, 20, 22, 22, 24, 24, 94]
     """
     size = start
     while (larger := size + max(size // 10, 1)) <= count:
