@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Literal, TypeVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -167,13 +167,13 @@ def needs_samples(task: Task, purpose: str) -> SampledTask:
     return task
 
 
-def reference_inputs(images: Float[Tensor, "n ..."], batch: int) -> tuple[Tensor, ...]:
-    """Return a deployment batch of exactly ``batch`` samples, repeating ``images`` if need be.
+def reference_inputs(inputs: Num[Tensor, "n ..."], batch: int) -> tuple[Tensor, ...]:
+    """Return a deployment batch of exactly ``batch`` samples, repeating ``inputs`` if need be.
 
     >>> reference_inputs(torch.zeros(3, 1, 8, 8), 5)[0].shape
     torch.Size([5, 1, 8, 8])
     """
-    return (images[torch.arange(batch) % len(images)],)
+    return (inputs[torch.arange(batch) % len(inputs)],)
 
 
 def classification_score(

@@ -13,8 +13,9 @@ from jaxtyping import Int, UInt8
 from pydantic import PositiveFloat, PositiveInt
 
 from autoprune.errors import TaskError
-from autoprune.tasks.classification import SEARCH_SAMPLES, ArraySamples, ClassificationTask
+from autoprune.tasks.classification import ArraySamples, ClassificationTask
 from autoprune.tasks.registry import TASKS
+from autoprune.tasks.split_task import SEARCH_SAMPLES
 from autoprune.tasks.splits import stratified_split
 
 #: Share of the training images that is held out for the search.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,22 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoprune.errors import TaskError
-from autoprune.tasks.base import SampledTask, Split, classification_scores, reference_inputs
-
-#: Samples of the search split that one evaluation uses unless told otherwise.
-SEARCH_SAMPLES = 2048
-
-
-class Samples(ABC):
-    """The labelled images of one split."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    @abstractmethod
-    def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-        """Return the normalised images and the class indices of samples ``start`` to ``stop``."""
+from autoprune.tasks.base import classification_scores
+from autoprune.tasks.split_task import SEARCH_SAMPLES, Samples, SplitTask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,15 +42,13 @@ class ArraySamples(Samples):
         )
 
 
-class ClassificationTask(SampledTask):
+class ClassificationTask(SplitTask):
     """Top-1 classification of images in three splits.
 
+    A batch holds normalised images ``(n, c, h, w)`` and class indices ``(n,)``.
+
     Attributes:
-        name: Short name for reports.
         classes: Number of classes.
-        training: Labelled images for calibration and fine-tuning.
-        search: Labelled images the search scores candidates on.
-        test: Labelled images for reported networks only.
     """
 
     def __init__(
@@ -81,7 +63,7 @@ class ClassificationTask(SampledTask):
         search_samples: int = SEARCH_SAMPLES,
         evaluation_batch: int = 256,
     ) -> None:
-        """Store parameters.
+        """Store parameters, which are the attributes of :class:`SplitTask`.
 
         Args:
             name: Short name for reports.
@@ -89,52 +71,23 @@ class ClassificationTask(SampledTask):
             training: Samples of the training split, in an order whose prefixes are stratified.
             search: Samples of the search split, ordered likewise.
             test: Samples of the test split.
-            batch: Deployment batch, the first dimension of the example inputs.
+            batch: Deployment batch.
             search_samples: Most samples of the search split one evaluation uses.
             evaluation_batch: Samples that go through the network at once.
 
         Raises:
             TaskError: A split is empty, or a number is not positive.
         """
-        numbers = {
-            "batch": batch,
-            "search_samples": search_samples,
-            "evaluation_batch": evaluation_batch,
-        }
-        sizes = {f"{name}'s {split} split": len(samples) for split, samples in
-                 (("training", training), ("search", search), ("test", test))}  # fmt: skip
-        wrong = [f"{key} = {value}" for key, value in {**numbers, **sizes}.items() if value < 1]
-        if wrong:
-            raise TaskError(f"the task {name!r} needs at least one of each: {', '.join(wrong)}")
-        self.name = name
+        super().__init__(
+            name,
+            training=training,
+            search=search,
+            test=test,
+            batch=batch,
+            search_samples=search_samples,
+            evaluation_batch=evaluation_batch,
+        )
         self.classes = classes
-        self.training, self.search, self.test = training, search, test
-        self.batch = batch
-        self.search_samples = search_samples
-        self.evaluation_batch = evaluation_batch
-
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Return one deployment batch of training images."""
-        images, _ = self.training.batch(0, min(self.batch, len(self.training)))
-        return reference_inputs(images, self.batch)
-
-    def calibration(self, samples: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the first ``samples`` training images, all of them where there are fewer.
-
-        Raises:
-            TaskError: ``samples`` is not positive.
-        """
-        if samples < 1:
-            raise TaskError(f"calibration needs at least one sample, not {samples}")
-        return list(self._batched(self.training, 0, min(samples, len(self.training))))
-
-    def samples(self, split: Split) -> int:
-        """Return how many images a network is scored on."""
-        return len(self.test) if split == "test" else min(self.search_samples, len(self.search))
-
-    def batches(self, split: Split, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images and class indices of samples ``start`` to ``stop``."""
-        return self._batched(self.test if split == "test" else self.search, start, stop)
 
     def sample_scores(
         self, outputs: object, targets: Tensor
@@ -151,10 +104,6 @@ class ClassificationTask(SampledTask):
         if not isinstance(outputs, Tensor):
             raise TaskError(f"expected a tensor of logits, got {type(outputs).__name__}")
         return F.log_softmax(outputs.float(), dim=1)
-
-    def _batched(self, samples: Samples, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(start, stop, self.evaluation_batch):
-            yield samples.batch(first, min(first + self.evaluation_batch, stop))
 
 
 def normalised(

@@ -9,8 +9,9 @@ from pydantic import PositiveInt
 from torch.nn import functional as F
 
 from autoprune.errors import TaskError
-from autoprune.tasks.classification import SEARCH_SAMPLES, ArraySamples, ClassificationTask
+from autoprune.tasks.classification import ArraySamples, ClassificationTask
 from autoprune.tasks.registry import TASKS
+from autoprune.tasks.split_task import SEARCH_SAMPLES
 from autoprune.tasks.splits import stratified_split
 
 #: Shares of the training, search and test splits. The shipped weights were trained on the first.

@@ -17,13 +17,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from autoprune.errors import TaskError
-from autoprune.tasks.classification import (
-    SEARCH_SAMPLES,
-    ClassificationTask,
-    Samples,
-    normalised,
-)
+from autoprune.tasks.classification import ClassificationTask, normalised
 from autoprune.tasks.registry import TASKS
+from autoprune.tasks.split_task import SEARCH_SAMPLES, Samples
 from autoprune.tasks.splits import stratified_split
 
 #: What counts as an image, by the end of its name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
 
 import numpy as np
 import torch
@@ -12,26 +12,38 @@ from torch.nn import functional as F
 
 from autoprune.errors import TaskError
 from autoprune.network.outputs import logits_of
-from autoprune.tasks.base import SampledTask, Split
-from autoprune.tasks.classification import SEARCH_SAMPLES
+from autoprune.tasks.split_task import SEARCH_SAMPLES, Samples, SplitTask
 
 #: What stands in a sequence, and among targets, where there is no token.
 IGNORED = -100
 
 
-class LanguageTask(SampledTask):
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenSamples(Samples):
+    """Sequences of one split.
+
+    Attributes:
+        tokens: Of each sequence; a shorter one ends in ``IGNORED``.
+    """
+
+    tokens: Int[np.ndarray, "n length"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, start: int, stop: int) -> tuple[Int[Tensor, "n t"], Int[Tensor, "n t"]]:
+        """Return all tokens but the last, and what follows each."""
+        tokens = torch.from_numpy(self.tokens[start:stop].astype(np.int64))
+        return tokens[:, :-1].clamp(min=0), tokens[:, 1:].contiguous()
+
+
+class LanguageTask(SplitTask):
     """Next-token prediction on token sequences in three splits.
 
     A network takes tokens ``(n, t)`` in int64 and returns logits ``(n, t, vocabulary)``, each for
     the token that follows. A sample is a sequence: its loss is the mean cross-entropy of its
     tokens in nats, whose exponential is the perplexity where sequences are equally long, and its
     fraction right is the share of tokens that the largest logit tells.
-
-    Attributes:
-        name: Short name for reports.
-        training: Sequences for calibration.
-        search: Sequences the search scores candidates on.
-        test: Sequences for reported networks only.
     """
 
     def __init__(
@@ -45,7 +57,7 @@ class LanguageTask(SampledTask):
         search_samples: int = SEARCH_SAMPLES,
         evaluation_batch: int = 16,
     ) -> None:
-        """Store parameters.
+        """Store parameters, which are the attributes of :class:`SplitTask`.
 
         Args:
             name: Short name for reports.
@@ -53,7 +65,7 @@ class LanguageTask(SampledTask):
                 network sees as token 0 and nothing is scored on.
             search: Likewise, in an order whose prefixes are like the whole.
             test: Likewise.
-            batch: Deployment batch, the first dimension of the example inputs.
+            batch: Deployment batch.
             search_samples: Most sequences of the search split one evaluation uses.
             evaluation_batch: Sequences that go through the network at once.
 
@@ -61,46 +73,17 @@ class LanguageTask(SampledTask):
             TaskError: A split is empty, a sequence has no token to predict, or a number is not
                 positive.
         """
-        numbers = {
-            "batch": batch,
-            "search_samples": search_samples,
-            "evaluation_batch": evaluation_batch,
-        }
-        splits = {"training": training, "search": search, "test": test}
-        sizes = {f"{name}'s {split} split": len(found) for split, found in splits.items()}
-        wrong = [f"{key} = {value}" for key, value in {**numbers, **sizes}.items() if value < 1]
-        if wrong:
-            raise TaskError(f"the task {name!r} needs at least one of each: {', '.join(wrong)}")
-        for split, found in splits.items():
+        super().__init__(
+            name,
+            training=TokenSamples(training),
+            search=TokenSamples(search),
+            test=TokenSamples(test),
+            batch=batch,
+            search_samples=search_samples,
+            evaluation_batch=evaluation_batch,
+        )
+        for split, found in (("training", training), ("search", search), ("test", test)):
             _check_sequences(f"{name}'s {split} split", found)
-        self.name = name
-        self.training, self.search, self.test = training, search, test
-        self.batch = batch
-        self.search_samples = search_samples
-        self.evaluation_batch = evaluation_batch
-
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        """Return one deployment batch of training sequences, without their last tokens."""
-        tokens, _ = _pair(self.training[np.arange(self.batch) % len(self.training)])
-        return (tokens,)
-
-    def calibration(self, samples: int) -> list[tuple[Tensor, Tensor]]:
-        """Return tokens and next tokens of the first ``samples`` training sequences.
-
-        Raises:
-            TaskError: ``samples`` is not positive.
-        """
-        if samples < 1:
-            raise TaskError(f"calibration needs at least one sample, not {samples}")
-        return list(self._batched(self.training, 0, min(samples, len(self.training))))
-
-    def samples(self, split: Split) -> int:
-        """Return how many sequences a network is scored on."""
-        return len(self.test) if split == "test" else min(self.search_samples, len(self.search))
-
-    def batches(self, split: Split, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield tokens and next tokens of sequences ``start`` to ``stop``."""
-        return self._batched(self.test if split == "test" else self.search, start, stop)
 
     def sample_scores(
         self, outputs: object, targets: Tensor
@@ -117,12 +100,6 @@ class LanguageTask(SampledTask):
     def log_probabilities(self, outputs: object) -> Float[Tensor, "n t vocabulary"]:
         """Return the logarithms of the tokens' probabilities."""
         return _logits(outputs).float().log_softmax(dim=-1)
-
-    def _batched(
-        self, sequences: Int[np.ndarray, "n length"], start: int, stop: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(start, stop, self.evaluation_batch):
-            yield _pair(sequences[first : min(first + self.evaluation_batch, stop)])
 
 
 def token_scores(
@@ -172,14 +149,6 @@ def _logits(outputs: object) -> Float[Tensor, "..."]:
             "with a language-modelling head, or wrap it in a module that picks the logits"
         )
     return logits
-
-
-def _pair(
-    sequences: Int[np.ndarray, "n length"],
-) -> tuple[Int[Tensor, "n t"], Int[Tensor, "n t"]]:
-    """Return all tokens but the last, and what follows each."""
-    tokens = torch.from_numpy(sequences.astype(np.int64))
-    return tokens[:, :-1].clamp(min=0), tokens[:, 1:].contiguous()
 
 
 def _check_sequences(name: str, sequences: Int[np.ndarray, "n length"]) -> None:

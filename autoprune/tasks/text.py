@@ -12,9 +12,9 @@ from pydantic import Field, PositiveInt
 
 from autoprune.errors import ModelError, TaskError
 from autoprune.network.huggingface import load_tokenizer
-from autoprune.tasks.classification import SEARCH_SAMPLES
 from autoprune.tasks.language import LanguageTask
 from autoprune.tasks.registry import TASKS
+from autoprune.tasks.split_task import SEARCH_SAMPLES
 from autoprune.tasks.splits import stratified_split
 
 #: Tokens that go through the network at once; the logits of each are as many as the vocabulary has.

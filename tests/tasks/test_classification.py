@@ -128,4 +128,5 @@ def test_samples_one_by_one_are_the_whole_split_in_order():
     assert losses.tolist() == pytest.approx(
         [-math.log(row[c]) for row, c in zip(chances.tolist(), classes.tolist(), strict=True)],
         rel=1e-4,
+        abs=1e-5,
     )

@@ -52,7 +52,7 @@ def told(model, sequence):
 
 def test_the_score_is_the_mean_over_the_next_tokens():
     model, task = Bigram(), make()
-    each = [told(model, row.tolist()) for row in task.search]
+    each = [told(model, row.tolist()) for row in task.search.tokens]
     score = task.evaluate(model, "search")
     assert score.loss == pytest.approx(np.mean([losses for losses, _ in each]), rel=1e-5)
     assert score.accuracy == pytest.approx(np.mean([hits for _, hits in each]))
@@ -78,7 +78,7 @@ def test_calibration_gives_tokens_and_what_follows_each():
     batches = task.calibration(7)
     assert [tuple(tokens.shape) for tokens, _ in batches] == [(4, 4), (3, 4)]
     for place, (tokens, targets) in enumerate(batches):
-        rows = task.training[4 * place : 4 * place + 4][: len(tokens)]
+        rows = task.training.tokens[4 * place : 4 * place + 4][: len(tokens)]
         assert tokens.dtype == targets.dtype == torch.int64
         np.testing.assert_array_equal(tokens.numpy(), rows[:, :-1])
         np.testing.assert_array_equal(targets.numpy(), rows[:, 1:])
@@ -99,14 +99,14 @@ def test_the_deployment_batch_is_of_training_sequences():
     task = make(batch=11)
     (tokens,) = task.example_inputs()
     assert tokens.shape == (11, 4)
-    np.testing.assert_array_equal(tokens[9:].numpy(), task.training[:2, :-1])
+    np.testing.assert_array_equal(tokens[9:].numpy(), task.training.tokens[:2, :-1])
 
 
 def test_parts_of_a_split_are_scored_in_order():
     task = make(search_samples=4)
     assert (task.samples("search"), task.samples("test")) == (4, 5)
     (tokens, _), = task.batches("search", 1, 3)  # fmt: skip
-    np.testing.assert_array_equal(tokens.numpy(), task.search[1:3, :-1])
+    np.testing.assert_array_equal(tokens.numpy(), task.search.tokens[1:3, :-1])
 
 
 def test_models_of_transformers_return_their_logits_in_an_object():

@@ -62,7 +62,9 @@ def test_every_document_is_in_one_split_and_counts_once(file, folder):
         for line in file.read_text().split("\n")
         if line
     }
-    splits = [documents(part) for part in (task.training, task.search, task.test)]
+    splits = [
+        documents(part) for part in (task.training.tokens, task.search.tokens, task.test.tokens)
+    ]
     # The last tokens of a split are left over, so its last documents may be missing.
     assert 55 <= sum(map(len, splits)) <= 60
     assert set().union(*splits) <= encoded
@@ -75,8 +77,8 @@ def test_splits_do_not_depend_on_the_order_of_lines(file, folder, tmp_path):
     other = tmp_path / "turned.txt"
     other.write_text("\n".join(reversed(file.read_text().split("\n"))), encoding="utf-8")
     first, second = (text(str(path), tokenizer=folder, length=5) for path in (file, other))
-    np.testing.assert_array_equal(first.training, second.training)
-    np.testing.assert_array_equal(first.test, second.test)
+    np.testing.assert_array_equal(first.training.tokens, second.training.tokens)
+    np.testing.assert_array_equal(first.test.tokens, second.test.tokens)
 
 
 def test_packed_sequences_tell_every_token_but_the_first_once():
@@ -95,7 +97,9 @@ def test_a_description_names_the_tokenizer_and_the_length(file, folder):
     task = load_task(f"text:{file}?tokenizer={folder}&length=4", batch=3)
     (tokens,) = task.example_inputs()
     assert tokens.shape == (3, 4)
-    np.testing.assert_array_equal(task.test, text(str(file), tokenizer=folder, length=4).test)
+    np.testing.assert_array_equal(
+        task.test.tokens, text(str(file), tokenizer=folder, length=4).test.tokens
+    )
 
 
 def test_a_description_holds_in_any_folder(file, folder, monkeypatch):
