@@ -36,8 +36,10 @@ class Damage:
     ) -> Damage:
         """Return the damage when the units with the lowest scores go first.
 
-        A dropped block costs all units of the groups inside it, and what it changes besides. The
-        sum ranked real networks better than either alone (`benchmarks/bm_curves.py`).
+        A dropped block costs all units of the groups inside it, which puts it on the scale of the
+        others, and what it changes besides, which tells blocks apart. On real networks the sum
+        ranks candidates that still work about as well as the better of the two, whichever that is
+        (`benchmarks/bm_curves.py`).
 
         Args:
             space: The search space.
