@@ -34,7 +34,7 @@ class Basis:
 
     The columns are the sum of damage; for each group its damage as a fraction of the largest, and
     the root of that; for each pair of neighbouring groups the root of the product of the fractions;
-    for each block whether it is dropped.
+    for each block whether it is dropped; and the damage of all that are.
     """
 
     def __init__(self, problem: Problem, damage: Damage) -> None:
@@ -68,7 +68,9 @@ class Basis:
         root = np.sqrt(part)
         a, b = self.edges.T
         total = self.damage.at(self.space, widths, keep)
-        return np.hstack([total[:, None], part, root, root[:, a] * root[:, b], ~keep])
+        depth = (~keep) @ self.damage.blocks
+        parts = [total[:, None], part, root, root[:, a] * root[:, b], ~keep, depth[:, None]]
+        return np.hstack(parts)
 
     def fractions(self, widths: Int[np.ndarray, "n groups"]) -> Float[np.ndarray, "n groups"]:
         """Return the damage of each group as a fraction of that at its narrowest."""
@@ -79,7 +81,7 @@ class Basis:
         return table
 
     def spread(
-        self, scale: float, *, linear: float, root: float, pair: float
+        self, scale: float, *, linear: float, root: float, pair: float, depth: float
     ) -> Float[np.ndarray, " features"]:
         """Return the prior standard deviation of every coefficient.
 
@@ -88,6 +90,7 @@ class Basis:
             linear: Of a group's factor, relative to its largest log-loss.
             root: Of its change of shape.
             pair: Of a pair, relative to the geometric mean of both.
+            depth: Of the factor that all blocks share.
         """
         group = scale * self.most + _FLOOR
         a, b = self.edges.T
@@ -100,6 +103,7 @@ class Basis:
                 pair * np.sqrt(group[a] * group[b]),
                 # For what is dropped or not, factor and change of shape are the same.
                 np.hypot(linear, root) * block,
+                [depth * scale],
             ]
         )
 
@@ -111,8 +115,9 @@ class Basis:
             theta: One row of coefficients per cost function.
         """
         groups, pairs = len(self.most), len(self.edges)
-        scale, linear, root, pair, block = np.split(
-            theta, np.cumsum([1, groups, groups, pairs]), axis=1
+        blocks = len(self.damage.blocks)
+        scale, linear, root, pair, block, depth = np.split(
+            theta, np.cumsum([1, groups, groups, pairs, blocks]), axis=1
         )
         part = self.fractions(grid.widths.T).T
         curve = np.array(
@@ -125,7 +130,7 @@ class Basis:
         a, b = self.edges.T
         return Costs(
             unary,
-            np.maximum(scale * self.damage.blocks + block, 0.0) + _STEP,
+            np.maximum((scale + depth) * self.damage.blocks + block, 0.0) + _STEP,
             self.edges,
             pair[:, :, None, None] * half[a, :, None] * half[b, None, :],
         )
@@ -190,6 +195,8 @@ class Prior:
         linear: Standard deviation of a group's factor, relative to its largest log-loss.
         root: Of its change of shape.
         pair: Of a pair of neighbours, relative to the geometric mean of both.
+        depth: Of the factor that all blocks share: their damage weighs from 0.6 to 16 times that of
+            groups on real networks (`benchmarks/bm_curves.py`).
         noise: Standard deviation of one evaluation, in log-loss.
         cut: Log-loss over the unpruned network's above which a network is destroyed.
         destroyed_weight: Weight of the evaluation of a destroyed network.
@@ -199,6 +206,7 @@ class Prior:
     linear: float = 0.5
     root: float = 0.35
     pair: float = 0.25
+    depth: float = 1.0
     noise: float = 0.04
     cut: float = 1.2
     destroyed_weight: float = 0.2
@@ -294,6 +302,7 @@ def _posterior(
         linear=prior.linear * inflation,
         root=prior.root * inflation,
         pair=prior.pair * inflation,
+        depth=prior.depth * inflation,
     )
     expected = np.zeros(len(spread))
     expected[0] = 1.0

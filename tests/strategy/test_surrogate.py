@@ -33,7 +33,7 @@ def evaluations(count, seed=0):
     made, rng = basis(), np.random.default_rng(seed)
     widths, keep = random_candidates(made.space, rng, count)
     features = made.features(widths, keep)
-    spread = made.spread(0.5, linear=0.5, root=0.35, pair=0.25)
+    spread = made.spread(0.5, linear=0.5, root=0.35, pair=0.25, depth=1.0)
     truth = 0.5 * rng.normal(size=len(spread)) * spread
     truth[0] = spread[0]
     y = features @ truth + rng.normal(0.0, 0.04, count)
@@ -50,10 +50,11 @@ def test_features_term_by_term():
             for curve, w, alive in zip(made.damage.groups, widths[row], active[row], strict=True)
         ]
         total = sum(p * curve[2] for p, curve in zip(part, made.damage.groups, strict=True))
-        total += sum(made.damage.blocks[~keep[row]])
+        depth = sum(made.damage.blocks[~keep[row]])
+        total += depth
         expected = [total, *part, *np.sqrt(part)]
         expected += [np.sqrt(part[g] * part[g + 1]) for g in range(len(part) - 1)]
-        np.testing.assert_allclose(found, [*expected, *(~keep[row])], atol=1e-12)
+        np.testing.assert_allclose(found, [*expected, *(~keep[row]), depth], atol=1e-12)
 
 
 def test_posterior_is_that_of_conditioning_the_joint_normal():
@@ -61,7 +62,7 @@ def test_posterior_is_that_of_conditioning_the_joint_normal():
     prior = Prior(cut=1e9)
     found = fit(made, features, y, weight, ms, scale=0.5, prior=prior)
     scale = (weight * features[:, 0] * y).sum() / (weight * features[:, 0] ** 2).sum()
-    spread = made.spread(scale, linear=0.5, root=0.35, pair=0.25)
+    spread = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
     # In the space of evaluations instead of coefficients.
     kernel = features * spread**2 @ features.T + np.diag(0.04**2 / weight)
     new = random_candidates(made.space, np.random.default_rng(9), 7)
@@ -130,7 +131,7 @@ def test_corrections_may_be_larger_where_the_model_ranks_badly(understood):
         y = np.random.default_rng(5).uniform(0.0, 1.0, 40)
     found = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
     scale = (weight * features[:, 0] * y).sum() / (weight * features[:, 0] ** 2).sum()
-    usual = made.spread(scale, linear=0.5, root=0.35, pair=0.25)
+    usual = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
     assert (found.judgement >= 0.5) == understood
     np.testing.assert_allclose(found.spread[1:], usual[1:] * (1.0 if understood else 2.0))
 
@@ -191,7 +192,7 @@ def test_ranks_are_judged_among_similar_latencies():
 
 def test_without_evaluations_the_damage_is_believed():
     made = basis()
-    none = np.zeros((0, len(made.spread(1.0, linear=1.0, root=1.0, pair=1.0))))
+    none = np.zeros((0, len(made.spread(1.0, linear=1.0, root=1.0, pair=1.0, depth=1.0))))
     found = fit(made, none, np.zeros(0), np.zeros(0), np.zeros(0), scale=0.7, prior=Prior())
     at = made.features(*random_candidates(made.space, np.random.default_rng(9), 5))
     np.testing.assert_allclose(found.predict(at)[0], 0.7 * at[:, 0])
