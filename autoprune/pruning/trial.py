@@ -23,7 +23,7 @@ from autoprune.pruning.surgery import Surgeon
 _HALF = (torch.float16, torch.bfloat16)
 
 #: Largest relative difference between a pruned network and the same one with zeroed units.
-TOLERANCE = 1e-5
+TOLERANCE = 2e-6
 
 #: Larger differences than the tolerance may be rounding up to here: many normalisations amplify it.
 _ROUNDING = 1e-2
