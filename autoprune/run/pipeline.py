@@ -202,7 +202,7 @@ def execute(
     settings, problem = directory.record.settings, prepared.problem
     evaluator = make_evaluator(settings, prepared)
     try:
-        with _quiet_optuna():
+        with quiet_optuna():
             sampler = build_sampler(
                 settings.sampler,
                 problem,
@@ -309,7 +309,7 @@ def _test_accuracies(driver: StudyDriver, evaluator: Evaluator, say: Say) -> dic
 
 
 @contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Leave reporting to the listeners, and put Optuna's verbosity back afterwards."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

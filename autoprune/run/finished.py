@@ -1,0 +1,104 @@
+"""A search that has ended, opened again: its results, and any of its networks built anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from functools import cached_property
+
+import optuna
+from torch import nn
+
+from autoprune.evaluation import Evaluator
+from autoprune.execution.driver import Record, read_records
+from autoprune.export.package import PackageMetrics
+from autoprune.pruning.plan import PruningPlan
+from autoprune.report.data import ReportData
+from autoprune.run.directory import RunDirectory
+from autoprune.run.pipeline import Run, make_evaluator, quiet_optuna
+from autoprune.run.preparation import Prepared, Say
+from autoprune.run.results import read_results
+from autoprune.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A run directory with what its search found and stands on.
+
+    Attributes:
+        run: Directory, model, data, latency and search space.
+        results: The tables.
+        records: Every trial by its number.
+    """
+
+    run: Run
+    results: ReportData
+    records: Mapping[int, Record]
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: nn.Module | None = None,
+        task: Task | None = None,
+        say: Say,
+    ) -> FinishedRun:
+        """Return the finished search in ``path``; its results are left as they are.
+
+        Args:
+            path: The run directory.
+            model: The model where the search was given an object.
+            task: The task where the search was given an object.
+            say: Hears of oddities that stop nothing.
+
+        Raises:
+            AutopruneError: There is no finished search, another process searches in it, or
+                something that it names is gone.
+        """
+        results = read_results(RunDirectory.open(path).path)
+        run = Run.resume(path, limits={}, model=model, task=task, say=say)
+        with run.directory.locked(), quiet_optuna():
+            study = run.directory.study(optuna.samplers.RandomSampler())
+            records = read_records(study, run.prepared.problem.space)
+        return cls(run, results, {record.number: record for record in records})
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory."""
+        return self.run.directory
+
+    @property
+    def prepared(self) -> Prepared:
+        """Model, data, latency and search space."""
+        return self.run.prepared
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """What builds and scores networks, as the search did."""
+        return make_evaluator(self.directory.record.settings, self.prepared)
+
+    def plan(self, trial: int) -> PruningPlan:
+        """Return how a trial's network is cut."""
+        return self.evaluator.plan(self.records[trial].evaluation.candidate)
+
+    def network(self, trial: int) -> nn.Module:
+        """Return a trial's network, realised as in the search."""
+        return self.evaluator.build(self.records[trial].evaluation.candidate)
+
+    def metrics(self, trial: int) -> PackageMetrics:
+        """Return what the search knows of a trial's network."""
+        scores, profile = self.records[trial].evaluation, self.directory.record.profile
+        table = self.results.trials.set_index("number")["test_accuracy"]
+        tested = float(table[trial])
+        return PackageMetrics(
+            accuracy=scores.accuracy,
+            test_accuracy=None if tested != tested else tested,
+            loss=scores.loss,
+            latency_ms=scores.latency_ms,
+            latency_error=profile.provenance.held_out.mape,
+            profile=profile.name,
+            macs=scores.macs,
+            params=scores.params,
+        )
