@@ -1,4 +1,4 @@
-"""Moves any candidate inside the latency budget, on the exact predicted latency.
+"""Moves any candidate inside the latency budget and all other limits, on exact predictions.
 
 Latency is a staircase of the widths and need not fall with every unit that goes, so nothing here
 trusts a slope: every step compares predictions, every loop is bounded, the result is checked.
@@ -13,12 +13,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from autoprune.errors import BudgetError
+from autoprune.strategy.fastest import search_fastest
+from autoprune.strategy.goals import LATENCY, Cost, Limit, described
 from autoprune.strategy.moves import single_moves, with_moves
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
 
 #: Width and keep matrices ``[n, groups]`` and ``[n, blocks]`` of the points of a path.
 Points = tuple[Int[np.ndarray, "n groups"], Bool[np.ndarray, "n blocks"]]
+
+#: The way out where a search space is too narrow.
+_MORE = "let the search space remove more (max_ratio, depth, max_dropped)"
 
 #: The path is cut into this many pieces, and the piece where it enters the budget again, ...
 _PIECES = 32
@@ -34,23 +39,48 @@ _SAME = 1e-9
 
 
 def check(problem: Problem) -> None:
-    """Return if some candidate meets the budget.
+    """Return if some candidate meets the budget and all other limits.
 
     Raises:
-        BudgetError: None was found; the message says which latency can be reached.
+        BudgetError: None was found; the message says what can be reached.
     """
-    budget = problem.budget_ms
-    if budget is None:
+    budget, limit = problem.budget_ms, problem.limit_ms
+    if limit is None:
         return
-    if not (math.isfinite(budget) and budget > 0):
+    if budget is not None and not (math.isfinite(budget) and budget > 0):
         raise BudgetError(f"a latency budget is a positive number of ms, got {budget!r}")
-    reachable = problem.fastest[1]
-    if reachable > budget:
-        raise BudgetError(
-            f"no candidate of the search space meets the budget of {budget:.6g} ms: the fastest "
-            f"needs {reachable:.6g} ms, the unpruned network {problem.dense_ms:.6g} ms; raise the "
-            "budget, or let the search space remove more (max_ratio, depth, max_dropped)"
+    if problem.fastest[1] > limit:
+        raise BudgetError(_unreachable(problem, limit))
+
+
+def _unreachable(problem: Problem, limit_ms: float) -> str:
+    """Return what is asked for too much, and what can be reached."""
+    if not problem.limits:
+        return (
+            f"no candidate of the search space meets the budget of {limit_ms:.6g} ms: the fastest "
+            f"needs {problem.fastest[1]:.6g} ms, the unpruned network {problem.dense_ms:.6g} ms; "
+            f"raise the budget, or {_MORE}"
         )
+    limits = list(problem.limits)
+    if problem.budget_ms is not None or limit_ms < problem.ceiling_ms:
+        limits.append(Limit(Cost(LATENCY, problem.latency), limit_ms))
+    least = [search_fastest(problem.space, limit.cost.values) for limit in limits]
+    alone = [
+        float(m.cost.values(*candidate)[0]) for m, candidate in zip(limits, least, strict=True)
+    ]
+    reached = ", ".join(
+        described(m.cost.name, value) for m, value in zip(limits, alone, strict=True)
+    )
+    together = ""
+    if all(value <= limit.most for value, limit in zip(alone, limits, strict=True)):
+        nearest = problem.fastest[0]
+        rows = problem.space.widths([nearest]), problem.space.keep([nearest])
+        near = ", ".join(described(m.cost.name, float(m.cost.values(*rows)[0])) for m in limits)
+        together = f"; together, the nearest that was found has {near}"
+    return (
+        f"no candidate of the search space meets {', '.join(map(str, limits))}: the least that "
+        f"each can be alone is {reached}{together}; relax a limit, or {_MORE}"
+    )
 
 
 def fastest(problem: Problem) -> tuple[Candidate, float]:
@@ -73,7 +103,7 @@ def project(
     wide end of its latency plateau, where more units cost nothing.
 
     Args:
-        problem: Space, latency and budget.
+        problem: Space, latency, budget and limits, which are met too.
         candidate: Any ratios and drops.
         budget_ms: A budget to use instead of the problem's, in ms.
         fill: Whether units that cost no latency are put back.
@@ -84,7 +114,10 @@ def project(
     Raises:
         BudgetError: No candidate meets the budget; the message says what can be reached.
     """
-    budget = problem.budget_ms if budget_ms is None else budget_ms
+    budget = problem.limit_ms if budget_ms is None else budget_ms
+    if problem.limits:
+        # Above the ceiling, latencies no longer tell who is over a limit.
+        budget = min(math.inf if budget is None else budget, problem.ceiling_ms)
     # The second pass is for a result that sits on the budget but for the last digits.
     for limit in (math.inf,) if budget is None else (budget, budget * (1.0 - _SAME)):
         widths, keep = _within(problem, candidate, limit, fill)
@@ -215,10 +248,7 @@ def _scaled_up(
         # What no scaling reaches, descent may.
         best, ms = problem.fastest
         if ms > limit:
-            raise BudgetError(
-                f"no candidate of the search space meets {limit:.6g} ms: the fastest needs "
-                f"{ms:.6g} ms; raise the budget, or let the search space remove more"
-            )
+            raise BudgetError(_unreachable(problem, limit))
         found = space.widths([best]), space.keep([best])
     return found
 

@@ -92,7 +92,7 @@ class _Wrapped:
         """Return the sampler, projected onto the budget.
 
         Raises:
-            SettingsError: It cannot be made, or cannot propose for a search with two objectives.
+            SettingsError: It cannot be made, or cannot propose for so many objectives.
         """
         make = functools.partial(self._make, options)
         sample = make(seed)
@@ -128,14 +128,16 @@ class _Wrapped:
 
     def _try(self, sampler: BaseSampler, problem: Problem) -> None:
         """Ask for two candidates in a study of its own: what cannot propose says so at once."""
-        study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+        count = 1 + len(problem.objectives)
+        study = optuna.create_study(directions=["minimize"] * count, sampler=sampler)
         try:
             for value in (1.0, 2.0):
-                study.tell(study.ask(problem.space.distributions()), [value, value])
+                study.tell(study.ask(problem.space.distributions()), [value] * count)
         except Exception as error:
             raise SettingsError(
                 f"{self.location} cannot propose for this search, whose objectives are loss and "
-                f"latency: {error}; of samplers with one objective, 'cmaes' and 'gp' are built in"
+                f"{', '.join(problem.goals.costs)}: {error}; of samplers with one objective, "
+                "'cmaes' and 'gp' are built in"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Any Optuna sampler, made to respect the latency budget."""
+"""Any Optuna sampler, made to respect the budget and all other limits."""
 
 from __future__ import annotations
 
@@ -69,6 +69,11 @@ class ProjectedSampler(CandidateSampler):
         self.make = make
         self.startup_trials = startup_trials
         self.scalar = scalar
+
+    @property
+    def joint(self) -> bool:
+        """Whether the wrapped sampler is shown all objectives of the study."""
+        return not self.scalar
 
     def propose(self, study: Study, trial: FrozenTrial, rng: np.random.Generator) -> Candidate:
         """Return the wrapped sampler's proposal, or a random candidate to start with."""

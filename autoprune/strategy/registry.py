@@ -12,6 +12,8 @@ from autoprune.registry import Registry
 from autoprune.strategy.budget import check
 from autoprune.strategy.options import check_options
 from autoprune.strategy.problem import Problem
+from autoprune.strategy.rotation import Direction, Rotation, directions
+from autoprune.strategy.sampler import CandidateSampler
 from autoprune.strategy.warm_start import WarmStart
 
 #: ``(problem, *, seed, **options)`` to an Optuna sampler; every option has a default.
@@ -80,6 +82,10 @@ def build_sampler(
 ) -> BaseSampler:
     """Return the sampler called ``name``.
 
+    Where there are other costs than the latency, samplers that read all objectives of a study do
+    so; strategies of one cost are turned through the directions of all by
+    :class:`~autoprune.strategy.rotation.Rotation`.
+
     Args:
         name: As for :func:`sampler_factory`.
         problem: What it searches.
@@ -98,9 +104,19 @@ def build_sampler(
     if seed < 0:
         raise SettingsError(f"a seed is at least 0, got {seed}")
     check(problem)
-    sampler = factory(problem, seed=seed, **options)
-    if not isinstance(sampler, BaseSampler):
-        raise SettingsError(
-            f"sampler {name!r}: expected a sampler of Optuna, got a {type(sampler).__name__}"
-        )
+
+    def make(part: Problem) -> BaseSampler:
+        sampler = factory(part, seed=seed, **options)
+        if not isinstance(sampler, BaseSampler):
+            raise SettingsError(
+                f"sampler {name!r}: expected a sampler of Optuna, got a {type(sampler).__name__}"
+            )
+        return sampler
+
+    sampler = make(problem)
+    if problem.costs:
+        if isinstance(sampler, CandidateSampler) and not sampler.joint:
+            sampler = Rotation(problem, make, seed=seed)
+        # Anchors lie where all costs fall alike.
+        problem = Direction(problem, directions(len(problem.costs))[0]).view
     return WarmStart(problem, sampler, count=warm_start) if warm_start > 0 else sampler

@@ -37,6 +37,11 @@ class CandidateSampler(BaseSampler, abc.ABC):
     #: no latency, and varied where they repeat.
     adjusts: ClassVar[bool] = True
 
+    @property
+    def joint(self) -> bool:
+        """Whether it reads all objectives of a study; if not, it knows the loss and one cost."""
+        return False
+
     def __init__(self, problem: Problem, *, seed: int) -> None:
         """Store parameters.
 

@@ -30,6 +30,7 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import TrialState
 
 from autoprune.errors import BudgetError
+from autoprune.strategy.goals import Cost, Limit
 from autoprune.strategy.problem import Latency, Problem
 from autoprune.strategy.registry import SamplerFactory
 from autoprune.strategy.space import Candidate, Dimension, SearchSpace
@@ -105,6 +106,33 @@ def made_up_problem(
     )
     free = Problem(space, latency)
     return free if budget is None else Problem(space, latency, budget * free.dense_ms)
+
+
+def limited_problem(budget: float | None) -> Problem:
+    """Return a problem with limits on units and on the latency of another device.
+
+    Args:
+        budget: Latency budget as a fraction of the unpruned network's; ``None`` for no budget.
+    """
+    problem = made_up_problem(
+        latency=MadeUpLatency(padding=4, bumps=0.2), budget=budget, multiple=1
+    )
+    costs = Cost("params", _units), Cost("latency@other", MadeUpLatency(padding=8))
+    dense = [problem.space.dense()]
+    widths, keep = problem.space.widths(dense), problem.space.keep(dense)
+    limits = tuple(
+        Limit(cost, share * float(cost.measure(widths, keep)[0]))
+        for cost, share in zip(costs, (0.6, 0.5), strict=True)
+    )
+    return dataclasses.replace(problem, limits=limits)
+
+
+def _units(
+    widths: Int[np.ndarray, "n groups"], keep: Bool[np.ndarray, "n blocks"]
+) -> Float[np.ndarray, " n"]:
+    """Return the units of the residual path three times, and those inside of kept blocks."""
+    units: Float[np.ndarray, " n"] = 3.0 * widths[:, 0] + (widths[:, 1:] * keep).sum(axis=1)
+    return units
 
 
 def made_up_loss(space: SearchSpace, candidate: Candidate) -> float:
@@ -310,6 +338,29 @@ class SamplerConformance:
         first = run_trials(study, roomy, TRIALS // 2)
         study.sampler = factory(roomy, seed=0)
         assert first + run_trials(study, roomy, TRIALS - TRIALS // 2) == whole
+
+    @pytest.mark.parametrize("budget", [None, 0.5])
+    def test_limits_hold(self, factory: SamplerFactory, budget: float | None) -> None:
+        """Limits beside the budget hold for every proposal, whichever binds."""
+        limited = limited_problem(budget)
+        study = new_study(factory(limited, seed=0))
+        run_trials(study, limited, TRIALS // 2, batch=2, fails=lambda n: n == 3)
+        for trial in study.trials:
+            candidate = limited.space.candidate(trial.params)
+            widths, keep = limited.space.widths([candidate]), limited.space.keep([candidate])
+            for limit in limited.limits:
+                value = limit.cost.measure(widths, keep)[0]
+                assert value <= limit.most, f"over {limit}: {value}"
+            if budget is not None:
+                assert limited.latency(widths, keep)[0] <= budget * limited.dense_ms
+
+    def test_impossible_limits(self, factory: SamplerFactory) -> None:
+        """A limit that no candidate meets is a BudgetError, not a loop and not a proposal."""
+        limited = limited_problem(None)
+        limit = dataclasses.replace(limited.limits[0], most=1.0)
+        impossible = dataclasses.replace(limited, limits=(limit, *limited.limits[1:]))
+        with pytest.raises(BudgetError, match="params"):
+            run_trials(new_study(factory(impossible, seed=0)), impossible, 1)
 
     @pytest.mark.parametrize("share", [1.0, 1.02])
     def test_one_candidate_or_few(self, factory: SamplerFactory, share: float) -> None:

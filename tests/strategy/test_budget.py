@@ -6,9 +6,10 @@ import pytest
 
 from autoprune.errors import BudgetError
 from autoprune.strategy.budget import check, fastest, first_within, project, widen
+from autoprune.strategy.goals import Cost, Limit
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate, Dimension, SearchSpace
-from autoprune.testing.samplers import MadeUpLatency, made_up_problem
+from autoprune.testing.samplers import MadeUpLatency, limited_problem, made_up_problem
 
 
 def random_candidate(space, rng):
@@ -253,3 +254,70 @@ def test_widening_stops_at_the_ceiling():
     ceiling = np.array([16, 8, 4])
     got = widen(problem, start, keep, math.inf, ceiling=ceiling)
     assert got.tolist() == [[16, 8, 8]]
+
+
+class TestLimits:
+    """Limits beside the budget."""
+
+    def test_a_candidate_over_a_limit_is_slower_than_all_that_is_allowed(self):
+        problem = limited_problem(0.5)
+        rng = np.random.default_rng(0)
+        ratios = rng.uniform(size=(300, 7)) * rng.uniform(size=(300, 1))
+        widths, keep = problem.space.realise(ratios, rng.uniform(size=(300, 6)) < 0.2)
+        values = np.stack([m.cost.measure(widths, keep) / m.most for m in problem.limits])
+        over = values.max(axis=0) > 1.0
+        assert 0 < over.sum() < 300
+        shown, true = problem.predict(widths, keep), problem.latency(widths, keep)
+        assert (shown[~over] == true[~over]).all()
+        assert (shown[over] > problem.ceiling_ms).all()
+        # What is more over is slower, so that there is a way back.
+        worst = values.max(axis=0)[over]
+        slow = true[over] < problem.ceiling_ms
+        assert (np.diff(shown[over][slow][np.argsort(worst[slow])]) > -1e-6).all()
+
+    @pytest.mark.parametrize("budget", [None, 0.3])
+    def test_projection_meets_them_and_leaves_nothing_unused(self, budget):
+        problem = limited_problem(budget)
+        rng = np.random.default_rng(1)
+        for _ in range(20):
+            ratios = tuple(rng.uniform(0.0, 0.7, 7).tolist())
+            asked = Candidate(ratios, (False,) * 6)
+            found = project(problem, asked)
+            widths, keep = problem.space.widths([found]), problem.space.keep([found])
+            used = [float(m.cost.measure(widths, keep)[0]) / m.most for m in problem.limits]
+            used.append(float(problem.latency(widths, keep)[0]) / problem.limit_ms)
+            assert max(used) <= 1.0
+            # Some limit binds: the next wider network of any group is over one.
+            wider = widths + np.eye(7, dtype=int)
+            wider = np.minimum(wider, problem.space.sizes)[(widths < problem.space.sizes)[0]]
+            kept = np.repeat(keep, len(wider), axis=0)
+            if problem.latency_ms([asked])[0] > problem.limit_ms:
+                assert (problem.predict(wider, kept) > problem.limit_ms).all()
+
+    def test_what_is_impossible_alone_is_named_with_what_can_be_reached(self):
+        problem = limited_problem(0.5)
+        least = float(
+            problem.limits[0].cost.measure(
+                problem.space.smallest_widths[None], np.zeros((1, 6), bool)
+            )[0]
+        )
+        few = dataclasses.replace(problem.limits[0], most=2.0)
+        with pytest.raises(BudgetError, match=r"2 params.*least.*params.*relax a limit") as error:
+            check(dataclasses.replace(problem, limits=(few, problem.limits[1])))
+        # At most half of the blocks go, so three inner units stay beside the residual path's.
+        assert least == 3.0
+        assert "6 params" in str(error.value)
+
+    def test_what_is_impossible_together_says_how_near_it_gets(self):
+        problem = limited_problem(None)
+        half = problem.limits[1]
+
+        def rest(widths, keep):
+            # The more latency the less of this: both low at once cannot be.
+            return 1.0 / half.cost.measure(widths, keep)
+
+        dense = problem.space.widths([problem.space.dense()])
+        kept = np.ones((1, 6), bool)
+        against = Limit(Cost("params", rest), 1.01 * float(rest(dense, kept)[0]))
+        with pytest.raises(BudgetError, match="together, the nearest that was found has"):
+            check(dataclasses.replace(problem, limits=(half, against)))

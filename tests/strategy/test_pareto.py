@@ -112,3 +112,64 @@ def test_knee_without_a_bend_is_the_most_accurate(accuracy, latency_ms, expected
 def test_no_knee_without_points():
     with pytest.raises(RunError, match="at least one evaluated candidate"):
         knee(np.array([np.nan]), np.array([1.0]))
+
+
+def scattered(rng, points, costs):
+    """Return points with ties in every axis."""
+    return rng.integers(0, 6, points) / 6.0, rng.integers(1, 6, (points, costs)) * 1.0
+
+
+@pytest.mark.parametrize("costs", [2, 3])
+def test_mask_of_several_costs_is_that_of_all_comparisons(costs):
+    rng = np.random.default_rng(costs)
+    for _ in range(20):
+        accuracy, columns = scattered(rng, 30, costs)
+        values = np.column_stack([-accuracy, columns])
+        expected = [
+            not any(
+                (other <= mine).all() and ((other < mine).any() or j < i)
+                for j, other in enumerate(values)
+                if j != i
+            )
+            for i, mine in enumerate(values)
+        ]
+        assert pareto_mask(accuracy, columns).tolist() == expected
+
+
+def test_mask_of_several_costs_leaves_out_what_is_not_known():
+    accuracy = np.array([np.nan, 0.5, 0.9])
+    columns = np.array([[1.0, 1.0], [2.0, 2.0], [2.0, np.inf]])
+    assert pareto_mask(accuracy, columns).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("costs", [2, 3])
+def test_hypervolume_of_several_costs_is_the_mean_over_budgets(costs):
+    rng = np.random.default_rng(7 + costs)
+    dense = np.arange(1.0, costs + 1.0)
+    for _ in range(5):
+        accuracy = rng.uniform(size=12)
+        columns = rng.integers(1, 14, (12, costs)) / 10.0 * dense  # some beyond the dense network
+        # Costs lie on tenths, so the middles of tenths are all there is to know.
+        grid = np.meshgrid(*[(np.arange(10) + 0.5) / 10.0 * d for d in dense], indexing="ij")
+        budgets = np.stack([axis.ravel() for axis in grid], axis=1)
+        within = (columns[None] <= budgets[:, None]).all(axis=2)
+        reached = (within * accuracy).max(axis=1)
+        found = hypervolume(accuracy, columns, dense_ms=dense)
+        assert found == pytest.approx(reached.mean())
+    assert hypervolume(np.zeros(0), np.zeros((0, costs)), dense_ms=dense) == 0.0
+
+
+def test_one_column_is_one_cost():
+    rng = np.random.default_rng(0)
+    accuracy, latency_ms = rng.uniform(size=20), rng.uniform(size=20)
+    column = latency_ms[:, None]
+    assert (pareto_mask(accuracy, column) == pareto_mask(accuracy, latency_ms)).all()
+    both = [hypervolume(accuracy, each, dense_ms=0.9) for each in (column, latency_ms)]
+    assert both[0] == both[1]
+    assert knee(accuracy, column) == knee(accuracy, latency_ms)
+
+
+def test_knee_weighs_costs_alike():
+    accuracy = np.array([0.5, 0.8, 0.8, 0.9])
+    costs = np.array([[1.0, 1.0], [2.0, 9.0], [2.0, 2.0], [9.0, 9.0]])
+    assert knee(accuracy, costs) == 2
