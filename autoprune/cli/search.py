@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autoprune.run import Run, SearchResult
 
 #: What ``--resume`` may be combined with, beside the options about output.
-_LIMITS = ("trials", "time_limit", "workers")
+_LIMITS = ("trials", "time_limit", "workers", "study_storage")
 
 
 def search(
@@ -66,6 +66,10 @@ def search(
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(metavar="S", help="Begin no evaluation after S seconds.")
+    ] = None,
+    trial_time_limit: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="An evaluation that takes more than S seconds has failed."),
     ] = None,
     sampler: Annotated[
         str | None,
@@ -145,6 +149,18 @@ def search(
         typer.Option(metavar="N", help="Training samples for statistics. \\[default: 256]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="\\[default: 0]")] = None,
+    study_storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Study that several drivers work on, see docs/resume.md: sqlite:///FILE, "
+            "postgresql://..., redis://... or journal:FILE. \\[default: the run directory]",
+        ),
+    ] = None,
+    study_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of that study. \\[default: autoprune]"),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Run directory. \\[default: runs/<UTC time>-<model>]"),
@@ -160,7 +176,7 @@ def search(
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="Continue this run; takes --trials, --time-limit, --workers only."
+            metavar="RUN", help="Continue this run; takes limits and --study-storage only."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -184,6 +200,7 @@ def search(
         "batch": batch,
         "trials": trials,
         "time_limit": time_limit,
+        "trial_time_limit": trial_time_limit,
         "sampler": sampler,
         "sampler_options": parse_options(sampler_option) if sampler_option else None,
         "warm_start": warm_start,
@@ -198,6 +215,8 @@ def search(
         "search_samples": search_samples,
         "calibration_samples": calibration_samples,
         "seed": seed,
+        "study_storage": study_storage,
+        "study_name": study_name,
         "workers": workers,
         "executor": executor,
     }

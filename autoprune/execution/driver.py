@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.evaluation import Evaluation
-from autoprune.strategy.pareto import hypervolume
+from autoprune.execution.drafts import Drafts
+from autoprune.execution.session import Session
+from autoprune.execution.standings import Staircase
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate, SearchSpace
 from autoprune.tasks.base import Score
 from autoprune.tasks.racing import Bar
 
-#: Reason of a trial whose evaluation never ended because the run was stopped.
+#: Reason of a failed trial that has none: others than this driver closed it.
 INTERRUPTED = "interrupted"
+
+#: A candidate whose evaluation ended its process so often has failed.
+ATTEMPTS = 3
+
+#: Seconds between two looks at what other drivers do, where nothing else is left to do.
+POLL_S = 0.5
+
+
+# What the study stores of a trial beside its scores.
+_DRIVER, _WITHDRAWN, _ATTEMPTS = "driver", "withdrawn", "attempts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +125,32 @@ class Progress:
 Listener = Callable[[Progress], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Open:
+    """A trial that is running and ours.
+
+    Attributes:
+        trial_id: Its identity in the storage.
+        number: Its number in the study.
+        candidate: Its candidate.
+    """
+
+    trial_id: int
+    number: int
+    candidate: Candidate
+
+
 class StudyDriver:
     """Stands between the study and whatever evaluates candidates.
 
     The study is the truth: everything that is known of a finished trial is in it before the next
-    is proposed, and a driver made on an old study continues it. Nothing here is thread-safe.
+    is proposed, and a driver made on an old study continues it. Trials that were running when their
+    process ended are proposed again, under the same number, before the sampler is asked. Nothing
+    here is thread-safe.
+
+    With a session the study is shared: other drivers propose and evaluate as well, and the limit of
+    trials is for all together. Of two trials with the same candidate the one with the lower number
+    stays. What drivers that died had begun is proposed again, as new trials.
 
     Attributes:
         stopped: Why no more candidates are proposed; empty while the search goes on.
@@ -129,36 +164,46 @@ class StudyDriver:
         limits: Limits,
         listeners: Sequence[Listener] = (),
         racing: bool = True,
+        session: Session | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take up the study where it stands.
 
         Args:
-            study: Two directions, minimise loss and minimise latency in ms; no trial running.
+            study: Two directions, minimise loss and minimise latency in ms.
             problem: The search space and the latency of its candidates.
             limits: When to stop.
             listeners: Called after every evaluation.
             racing: Whether evaluations may end early where a network as fast is clearly better.
+            session: Of this driver, where others work on the study too; without one, whatever
+                runs in the study is of a process that has ended.
             clock: Returns seconds; for tests.
         """
-        self.study = study
+        self._storage = Drafts(study._storage)
+        self.study = optuna.load_study(
+            study_name=study.study_name, storage=self._storage, sampler=study.sampler
+        )
         self.problem = problem
         self.limits = limits
         self.listeners = tuple(listeners)
         self.racing = racing
+        self.session = session
         self.stopped = ""
-        self.records = read_records(study, problem.space)
+        self.records: list[Record] = []
         self._clock = clock
         self._began = clock()
         self._distributions = problem.space.distributions()
-        self._known = {
-            record.evaluation.candidate.key: record
-            for record in self.records
-            if record.evaluation.status != "failed"
-        }
-        self._pending: dict[int, tuple[Trial, Candidate]] = {}
-        self._copies: dict[str, list[Trial]] = {}
-        self._done = sum(record.counted for record in self.records)
+        self._known: dict[str, Record] = {}
+        self._least_loss, self._most_accurate = Staircase(), Staircase()
+        self._best: Record | None = None
+        self._pending: dict[int, _Open] = {}
+        self._copies: dict[str, list[_Open]] = {}
+        self._others = 0
+        self._lost: list[FrozenTrial] = []
+        self._done = 0
+        for record in read_records(study, problem.space):
+            self._keep(record)
+        self._left = collections.deque(self._left_open())
         self._fresh = 0
         self._failures_in_a_row = 0
 
@@ -168,20 +213,26 @@ class StudyDriver:
         return next((record for record in self.records if record.dense), None)
 
     def record_dense(self, evaluation: Evaluation) -> Record:
-        """Store the unpruned network as a trial that no sampler proposed, and return its record."""
-        params = self.problem.space.params(evaluation.candidate)
+        """Store the unpruned network as a trial that no sampler proposed, and return its record.
+
+        Where another driver was faster it is that one's.
+        """
         attributes = self._attributes(evaluation) | {"dense": True}
-        self.study.add_trial(
-            optuna.trial.create_trial(
+        _, number = self._storage.publish(
+            self.study._study_id,
+            create_trial(
                 state=TrialState.COMPLETE,
-                params=params,
+                params=self.problem.space.params(evaluation.candidate),
                 distributions=self._distributions,
                 values=[evaluation.loss, evaluation.latency_ms],
                 user_attrs=attributes,
-            )
+            ),
         )
+        self._look()
+        if self.dense is not None:
+            return self.dense
         record = Record(
-            number=len(self.study.get_trials(deepcopy=False)) - 1,
+            number=number,
             evaluation=evaluation,
             dense=True,
             hypervolume=float(attributes["hypervolume"]),
@@ -190,21 +241,31 @@ class StudyDriver:
         return record
 
     def propose(self) -> Proposal | None:
-        """Return the next candidate to evaluate, ``None`` when the search is over.
+        """Return the next candidate to evaluate, ``None`` where there is none.
+
+        The search is over when :attr:`stopped` says why; otherwise what is left to do waits for
+        evaluations of this driver, and a later call may return a candidate. Where it waits for
+        other drivers alone, so does this call.
 
         A proposal that is already known becomes a trial with the known result, at no cost, and the
         sampler is asked again.
         """
         repeats = 0
         while not self._over():
-            trial = self.study.ask(self._distributions)
-            space = self.problem.space
-            candidate = space.snap(space.candidate(trial.params))
+            if self._all_begun():
+                if self._pending:
+                    return None
+                time.sleep(POLL_S)
+                continue
+            trial = self._next()
+            if trial is None:
+                continue
+            candidate = trial.candidate
             if not self._is_known(candidate):
-                self._pending[trial.number] = (trial, candidate)
+                self._pending[trial.number] = trial
                 self._copies[candidate.key] = []
                 return Proposal(trial.number, candidate, self._bar(candidate))
-            self._copy(trial, candidate)
+            self._copy(trial)
             repeats += 1
             if repeats >= self.limits.repeats:
                 self.stop(
@@ -213,18 +274,26 @@ class StudyDriver:
                 )
         return None
 
-    def record(self, number: int, evaluation: Evaluation) -> Record:
+    def record(self, number: int, evaluation: Evaluation) -> Record | None:
         """Store the evaluation of a proposal and return its record.
 
         Args:
             number: The proposal's trial number.
             evaluation: What came out, complete or failed.
+
+        Returns:
+            ``None`` where other drivers took this one for dead and evaluate the candidate again.
         """
-        trial, candidate = self._pending.pop(number)
-        record = self._tell(trial, evaluation)
-        self._done += 1
+        trial = self._pending.pop(number)
+        copies = self._copies.pop(trial.candidate.key)
+        try:
+            record = self._tell(trial, evaluation)
+        except (UpdateFinishedTrialError, ValueError):
+            if self._storage.get_trial(trial.trial_id).state == TrialState.RUNNING:
+                raise
+            return None
         self._fresh += 1
-        for copy in self._copies.pop(candidate.key):
+        for copy in copies:
             self._tell(copy, evaluation, duplicate_of=number)
         failed = evaluation.status == "failed"
         self._failures_in_a_row = self._failures_in_a_row + 1 if failed else 0
@@ -236,7 +305,7 @@ class StudyDriver:
             total=self.limits.trials,
             fresh=self._fresh,
             seconds=self._clock() - self._began,
-            best=best_record(self.records, self.problem.budget_ms),
+            best=self._best,
         )
         for listener in self.listeners:
             listener(progress)
@@ -247,55 +316,201 @@ class StudyDriver:
         self.stopped = self.stopped or reason
 
     def abandon(self) -> None:
-        """Mark every proposal that waits for its evaluation as interrupted."""
+        """Let go of every proposal that waits for its evaluation.
+
+        Its trial stays as it is and is proposed again when the run goes on. That it was stopped on
+        purpose says nothing against its candidate.
+        """
+        for trial in self._pending.values():
+            with contextlib.suppress(Exception):  # what failed may be the storage
+                if _attempts(self._storage.get_trial(trial.trial_id)):
+                    self._storage.set_trial_user_attr(trial.trial_id, _ATTEMPTS, 0)
         self._pending.clear()
         self._copies.clear()
-        close_open_trials(self.study)
+
+    # --- what is left to do ---------------------------------------------------------------------
 
     def _over(self) -> bool:
-        started = self._done + len(self._pending)
-        if started >= self.limits.trials:
+        self._look()
+        if self._done + len(self._pending) >= self.limits.trials:
             self.stop(f"all {self.limits.trials} trials are done")
         seconds = self.limits.seconds
         if seconds is not None and self._clock() - self._began >= seconds:
             self.stop(f"the time limit of {seconds:g} s is reached")
         return bool(self.stopped)
 
+    def _all_begun(self) -> bool:
+        """Return whether other drivers evaluate what is left."""
+        begun = self._done + len(self._pending) + self._others
+        return begun >= self.limits.trials
+
+    def _next(self) -> _Open | None:
+        """Return a trial that is running and ours; ``None`` where another driver was faster."""
+        if self._left:
+            return self._again(self._left.popleft())
+        study_id = self.study._study_id
+        if self._lost:
+            lost = self._lost.pop()
+            opened = self._storage.publish(study_id, self._retry(lost))
+        else:
+            asked = self.study.ask(self._distributions)
+            if self.session is not None:
+                asked.set_user_attr(_DRIVER, self.session.driver)
+            opened = asked._trial_id, asked.number
+            if self._storage.drafted(asked._trial_id):
+                opened = self._storage.publish(study_id)
+        trial_id, number = opened
+        space = self.problem.space
+        candidate = space.snap(space.candidate(self._storage.get_trial(trial_id).params))
+        trial = _Open(trial_id, number, candidate)
+        return trial if self.session is None or self._is_ours(trial) else None
+
+    def _left_open(self) -> list[FrozenTrial]:
+        """Return the trials that an earlier session of this driver did not finish."""
+        driver = None if self.session is None else self.session.driver
+        return [
+            trial
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if driver is None or trial.user_attrs.get(_DRIVER) == driver
+        ]
+
+    def _again(self, trial: FrozenTrial) -> _Open | None:
+        """Return an open trial that goes on; ``None`` where it does not."""
+        if not self._is_whole(trial):
+            self._withdraw(trial._trial_id, "its process ended before it had a candidate")
+            return None
+        space = self.problem.space
+        opened = _Open(trial._trial_id, trial.number, space.snap(space.candidate(trial.params)))
+        attempts = _attempts(trial) + 1
+        with contextlib.suppress(UpdateFinishedTrialError):
+            if attempts < ATTEMPTS:
+                self._storage.set_trial_user_attr(trial._trial_id, _ATTEMPTS, attempts)
+                return opened
+            self._tell(opened, self._deadly(opened.candidate, attempts))
+        return None
+
+    def _deadly(self, candidate: Candidate, attempts: int) -> Evaluation:
+        return Evaluation(
+            candidate=candidate,
+            status="failed",
+            latency_ms=float(self.problem.latency_ms([candidate])[0]),
+            macs=0,
+            params=0,
+            reason=f"its process ended {attempts} times while it was evaluated",
+        )
+
+    # --- other drivers --------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Take up what other drivers did since the last look."""
+        if self.session is None:
+            return
+        trials = self.study.get_trials(deepcopy=False)
+        known = {record.number for record in self.records}
+        fresh = [trial for trial in trials if trial.number not in known]
+        for record in _records(fresh, self.problem.space):
+            if not (record.dense and self.dense):
+                self._keep(record)
+        self._others = 0
+        for trial in trials:
+            driver = trial.user_attrs.get(_DRIVER, "")
+            if trial.state != TrialState.RUNNING or driver == self.session.driver:
+                continue
+            if self.session.lost(driver):
+                self._take_over(trial)
+            elif "duplicate_of" not in trial.user_attrs:
+                self._others += 1
+
+    def _take_over(self, trial: FrozenTrial) -> None:
+        """Close a trial whose driver is dead; its candidate is proposed again, by us alone."""
+        if not self._withdraw(trial._trial_id, "its driver was lost"):
+            return  # another driver was faster
+        if _attempts(trial) + 1 < ATTEMPTS and self._is_whole(trial):
+            self._lost.append(trial)
+
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial has a candidate."""
+        return self._distributions.keys() <= trial.params.keys()
+
+    def _retry(self, lost: FrozenTrial) -> FrozenTrial:
+        assert self.session is not None, "only other drivers can be lost"
+        return create_trial(
+            state=TrialState.RUNNING,
+            params=lost.params,
+            distributions=lost.distributions,
+            user_attrs={
+                _DRIVER: self.session.driver,
+                "retry_of": lost.number,
+                _ATTEMPTS: _attempts(lost) + 1,
+            },
+            system_attrs=lost.system_attrs,
+        )
+
+    def _is_ours(self, trial: _Open) -> bool:
+        """Return whether a new trial stays; it was withdrawn where an earlier one is in its way.
+
+        Trials come whole and in the order of their numbers, so that all drivers decide alike.
+        """
+        space, begun = self.problem.space, 0
+        for other in self.study.get_trials(deepcopy=False):
+            if other.number >= trial.number or not _counts(other) or not self._is_whole(other):
+                continue
+            key = space.snap(space.candidate(other.params)).key
+            if key == trial.candidate.key and other.number not in self._pending:
+                if other.state.is_finished():
+                    return True  # known, and copied as such
+                self._withdraw(trial.trial_id, f"trial {other.number} has the same candidate")
+                return False
+            begun += 1
+        if begun < self.limits.trials:
+            return True
+        self._withdraw(trial.trial_id, "as many trials as asked for had begun")
+        return False
+
+    def _withdraw(self, trial_id: int, why: str) -> bool:
+        """Close a trial that nobody evaluates; return whether it was open until then."""
+        try:
+            self._storage.set_trial_user_attr(trial_id, _WITHDRAWN, why)
+            return self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            return False
+
+    # --- what is known --------------------------------------------------------------------------
+
     def _bar(self, candidate: Candidate) -> Bar:
         """Return the scores of the network of least loss among those that are as fast."""
         if not self.racing:
             return ()
-        latency_ms = self.problem.latency_ms([candidate])[0]
-        rivals = [
-            record.evaluation
-            for record in self.records
-            if record.complete and record.evaluation.latency_ms <= latency_ms
-        ]
-        return min(rivals, key=lambda rival: rival.loss).rungs if rivals else ()
+        rival = self._least_loss.at(float(self.problem.latency_ms([candidate])[0]))
+        return () if rival is None else rival.rungs
 
     def _is_known(self, candidate: Candidate) -> bool:
         return candidate.key in self._known or candidate.key in self._copies
 
-    def _copy(self, trial: Trial, candidate: Candidate) -> None:
+    def _copy(self, trial: _Open) -> None:
         """Give ``trial`` the known result of its candidate, now or when it has come."""
-        known = self._known.get(candidate.key)
-        if known is None:
-            self._copies[candidate.key].append(trial)
-        else:
+        key = trial.candidate.key
+        known = self._known.get(key)
+        if known is not None:
             self._tell(trial, known.evaluation, duplicate_of=known.number)
+            return
+        if self.session is not None:
+            original = next(n for n, open_ in self._pending.items() if open_.candidate.key == key)
+            self._storage.set_trial_user_attr(trial.trial_id, "duplicate_of", original)
+        self._copies[key].append(trial)
 
     def _tell(
-        self, trial: Trial, evaluation: Evaluation, *, duplicate_of: int | None = None
+        self, trial: _Open, evaluation: Evaluation, *, duplicate_of: int | None = None
     ) -> Record:
         attributes = self._attributes(evaluation)
         if duplicate_of is not None:
             attributes |= {"duplicate_of": duplicate_of, "seconds": 0.0}
         for name, value in attributes.items():
-            trial.set_user_attr(name, value)
+            self._storage.set_trial_user_attr(trial.trial_id, name, value)
         if evaluation.status != "failed":
-            self.study.tell(trial, [evaluation.loss, evaluation.latency_ms])
+            self.study.tell(trial.number, [evaluation.loss, evaluation.latency_ms])
         else:
-            self.study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial.number, state=TrialState.FAIL)
         record = Record(
             number=trial.number,
             evaluation=dataclasses.replace(evaluation, seconds=float(attributes["seconds"])),
@@ -307,26 +522,28 @@ class StudyDriver:
 
     def _keep(self, record: Record) -> None:
         self.records.append(record)
-        if record.evaluation.status != "failed":
-            self._known.setdefault(record.evaluation.candidate.key, record)
+        self._done += record.counted
+        evaluation = record.evaluation
+        if evaluation.status != "failed":
+            self._known.setdefault(evaluation.candidate.key, record)
+        if record.complete:
+            self._least_loss.add(evaluation, -evaluation.loss)
+            self._most_accurate.add(evaluation, evaluation.accuracy)
+            rivals = [record] if self._best is None else [self._best, record]
+            self._best = best_record(rivals, self.problem.budget_ms)
 
     def _attributes(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return what the study stores beside the two values; :func:`read_records` reads it."""
-        complete = [r.evaluation for r in self.records if r.complete]
+        reached = self._most_accurate
         if evaluation.status == "complete":
-            complete.append(evaluation)
-        volume = hypervolume(
-            np.array([e.accuracy for e in complete]),
-            np.array([e.latency_ms for e in complete]),
-            dense_ms=self.problem.dense_ms,
-        )
+            reached = reached.with_(evaluation, evaluation.accuracy)
         attributes: dict[str, Any] = {
             "key": evaluation.candidate.key,
             "latency_ms": evaluation.latency_ms,
             "macs": evaluation.macs,
             "params": evaluation.params,
             "seconds": evaluation.seconds,
-            "hypervolume": volume,
+            "hypervolume": reached.area(self.problem.dense_ms) / self.problem.dense_ms,
         }
         return attributes | _score_attributes(evaluation)
 
@@ -347,17 +564,41 @@ def _score_attributes(evaluation: Evaluation) -> dict[str, Any]:
     return attributes
 
 
-def close_open_trials(study: optuna.Study) -> None:
-    """Mark trials that a stopped run left open as failed; their reason reads "interrupted"."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
 def read_records(study: optuna.Study, space: SearchSpace) -> list[Record]:
-    """Return every trial of the study that has ended, in the order they ended."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    """Return every trial of the study that has ended, in the order they ended.
+
+    Trials that were withdrawn are left out, and of several unpruned references all but the first.
+    """
+    return _records(study.get_trials(deepcopy=False), space)
+
+
+def _records(trials: Iterable[FrozenTrial], space: SearchSpace) -> list[Record]:
+    ended = [trial for trial in trials if trial.state.is_finished() and not _withdrawn(trial)]
     ended.sort(key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete))
-    return [_record(trial, space) for trial in ended]
+    dense = min((t.number for t in ended if t.user_attrs.get("dense")), default=None)
+    return [
+        _record(trial, space)
+        for trial in ended
+        if trial.number == dense or not trial.user_attrs.get("dense")
+    ]
+
+
+def _withdrawn(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and _WITHDRAWN in trial.user_attrs
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Return whether a trial uses up one of those that were asked for, now or when it has ended."""
+    attributes = trial.user_attrs
+    idle = trial.state == TrialState.FAIL and (
+        _WITHDRAWN in attributes or "reason" not in attributes
+    )
+    return not (idle or attributes.get("dense") or "duplicate_of" in attributes)
+
+
+def _attempts(trial: FrozenTrial) -> int:
+    """Return how often the process of a trial ended while it was evaluated."""
+    return int(trial.user_attrs.get(_ATTEMPTS, 0))
 
 
 def best_record(records: Iterable[Record], budget_ms: float | None) -> Record | None:

@@ -202,11 +202,12 @@ class _StudySearcher(Searcher):
 
     def suggest(  # type: ignore[override] # the end is a string, which its annotation leaves out
         self, trial_id: str
-    ) -> dict[str, str] | str:
-        """Return the next candidate as JSON, or that there is none."""
+    ) -> dict[str, str] | str | None:
+        """Return the next candidate as JSON, ``None`` for none now, or that there is no more."""
         proposal = self._guarded(self._driver.propose)
         if proposal is None:
-            return str(Searcher.FINISHED)
+            over = self._driver.stopped or self.fault is not None
+            return str(Searcher.FINISHED) if over else None
         self._open[trial_id] = proposal
         return {"proposal": _encoded(proposal)}
 

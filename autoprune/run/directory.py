@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 import optuna
 import pydantic
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from autoprune.errors import AutopruneError, RunError
 from autoprune.files import write_atomically
 from autoprune.latency.profile import DeviceProfile
 from autoprune.run.settings import RunSettings
+from autoprune.run.storage import Say, masked, open_storage
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.version import __version__
 
@@ -34,7 +33,6 @@ JOURNAL_FILE = "study.journal"
 REPORT_FILE = "report.html"
 NETWORK_FOLDER = "network"
 SCRATCH_FOLDER = "ray"
-STUDY_NAME = "autoprune"
 
 _PACKAGES = ("torch", "numpy", "optuna", "ray")
 
@@ -64,6 +62,7 @@ class RunRecord(pydantic.BaseModel):
         model: Where the model comes from.
         space: The search space, as it was.
         profile: The device profile, as it was.
+        driver: Identity among the drivers of a shared study; empty in runs of older versions.
         versions: Versions of autoprune, Python and the packages that compute.
     """
 
@@ -76,6 +75,7 @@ class RunRecord(pydantic.BaseModel):
     model: ModelRecord
     space: SpaceSettings
     profile: DeviceProfile
+    driver: str = ""
     versions: dict[str, str]
 
 
@@ -123,26 +123,36 @@ class RunDirectory:
             self.path / RECORD_FILE, self.record.model_dump_json(indent=2, by_alias=True) + "\n"
         )
 
-    def study(self, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-        """Return the study in the directory, made where there is none yet.
+    def study(self, sampler: optuna.samplers.BaseSampler, *, say: Say) -> optuna.Study:
+        """Return the study of the run, made where there is none yet.
+
+        Args:
+            sampler: Proposes its trials.
+            say: Hears what was mended.
 
         Raises:
-            RunError: The journal is damaged.
+            RunError: The storage cannot be reached, or is damaged.
         """
-        journal = self.path / JOURNAL_FILE
-        _cut_half_line(journal)
-        # Left by a process that was killed while it wrote; the run is ours alone.
-        journal.with_name(JOURNAL_FILE + ".lock").unlink(missing_ok=True)
+        settings = self.record.settings
+        where = f"journal:{self.path / JOURNAL_FILE}"
         try:
+            if settings.study_storage is None:
+                # Left by a process that was killed while it wrote; the run is ours alone.
+                (self.path / f"{JOURNAL_FILE}.lock").unlink(missing_ok=True)
+            else:
+                where = settings.study_storage
+            storage = open_storage(where, say=say)
             return optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(journal))),
-                study_name=STUDY_NAME,
+                storage=storage,
+                study_name=settings.study_name,
                 directions=["minimize", "minimize"],
                 sampler=sampler,
                 load_if_exists=True,
             )
         except (ValueError, KeyError) as error:
-            raise RunError(f"{journal} is damaged: {type(error).__name__}: {error}") from error
+            raise RunError(
+                f"{masked(where)} is damaged: {type(error).__name__}: {error}"
+            ) from error
 
     @property
     def resume_command(self) -> str:
@@ -226,16 +236,6 @@ def _check_version(content: Any, file: Path) -> None:
             f"autoprune {__version__} reads version {VERSION}. Continue it with the "
             "autoprune that wrote it, or start a new run"
         )
-
-
-def _cut_half_line(journal: Path) -> None:
-    """Remove what a killed process wrote of its last line; optuna stumbles over it later."""
-    if not journal.exists():
-        return
-    with journal.open("r+b") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _shown(path: Path) -> str:

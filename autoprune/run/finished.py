@@ -60,7 +60,7 @@ class FinishedRun:
         results = read_results(RunDirectory.open(path).path)
         run = Run.resume(path, limits={}, model=model, task=task, say=say)
         with run.directory.locked(), quiet_optuna():
-            study = run.directory.study(optuna.samplers.RandomSampler())
+            study = run.directory.study(optuna.samplers.RandomSampler(), say=say)
             records = read_records(study, run.prepared.problem.space)
         return cls(run, results, {record.number: record for record in records})
 

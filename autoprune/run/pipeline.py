@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from torch import nn
 
-from autoprune.errors import RunError
+from autoprune.errors import RunError, SettingsError
 from autoprune.evaluation import Evaluates, Evaluator
 from autoprune.execution import inline
 from autoprune.execution.cache import CachedEvaluator, EvaluationCache, context_of
-from autoprune.execution.driver import (
-    Limits,
-    Listener,
-    Record,
-    StudyDriver,
-    close_open_trials,
-)
+from autoprune.execution.driver import Limits, Listener, Record, StudyDriver
+from autoprune.execution.session import Session
 from autoprune.execution.workers import worker_count
 from autoprune.latency.profile import load_profile
 from autoprune.network.source import ModelSource
@@ -42,6 +39,8 @@ from autoprune.run.results import (
     front_records,
 )
 from autoprune.run.settings import RunSettings
+from autoprune.run.sharing import check_same
+from autoprune.run.storage import checked_storage, masked, reason_of, storage_errors, whole_storage
 from autoprune.strategy.foreign import absolute_path
 from autoprune.strategy.registry import build_sampler
 from autoprune.strategy.settings import load_space_settings
@@ -100,6 +99,9 @@ class Run:
         settings = settings.model_copy(update={"sampler": absolute_path(settings.sampler)})
         if settings.data is not None:
             settings = settings.model_copy(update={"data": absolute_spec(settings.data)})
+        if settings.study_storage is not None:
+            storage = checked_storage(settings.study_storage)
+            settings = settings.model_copy(update={"study_storage": storage})
         if settings.cache is not None:
             cache = str(Path(settings.cache).expanduser().absolute())
             settings = settings.model_copy(update={"cache": cache})
@@ -119,6 +121,7 @@ class Run:
             model=described,
             space=space,
             profile=profile,
+            driver=secrets.token_hex(8),
             versions=versions(),
         )
         return cls(RunDirectory(folder, record), prepared)
@@ -128,7 +131,7 @@ class Run:
         cls,
         path: str | os.PathLike[str],
         *,
-        limits: Mapping[str, object],
+        limits: Mapping[str, Any],
         model: nn.Module | None = None,
         task: Task | None = None,
         say: Say,
@@ -137,7 +140,8 @@ class Run:
 
         Args:
             path: The run directory.
-            limits: New ``trials``, ``time_limit`` or ``workers``.
+            limits: New ``trials``, ``time_limit`` or ``workers``; or ``study_storage``, the same as
+                before with its password.
             model: The model where the run was given an object.
             task: The task where the run was given an object.
             say: Hears of oddities that stop nothing.
@@ -148,7 +152,17 @@ class Run:
         """
         directory = RunDirectory.open(path)
         record = directory.record
+        limits = dict(limits)
+        storage = limits.pop("study_storage", None)
         settings = record.settings.with_limits(limits)
+        if storage is not None and settings.study_storage is None:
+            raise SettingsError(
+                "the run's study lies in its own folder; leave --study-storage out, or start a new "
+                "run"
+            )
+        if settings.study_storage is not None:
+            whole = whole_storage(settings.study_storage, storage)
+            settings = settings.model_copy(update={"study_storage": whole})
         if settings.model is not None:
             source = ModelSource.parse(settings.model, weights=settings.weights)
             if source.describe()["weights_sha256"] != record.model.weights_sha256:
@@ -210,26 +224,47 @@ def execute(
                 warm_start=settings.warm_start,
                 **settings.sampler_options,
             )
-            study = directory.study(sampler)
-            close_open_trials(study)
-            driver = StudyDriver(
-                study,
-                problem,
-                limits=Limits(settings.trials, seconds=settings.time_limit),
-                listeners=listeners,
-                racing=settings.racing,
-            )
-            scorer = _scorer(settings, evaluator)
-            dense = _dense(driver, scorer)
-            _search(driver, scorer, directory)
-            tested = _test_accuracies(driver, evaluator, say)
+            study = directory.study(sampler, say=say)
+            with _session(directory, study, say) as session:
+                driver = StudyDriver(
+                    study,
+                    problem,
+                    limits=Limits(settings.trials, seconds=settings.time_limit),
+                    listeners=listeners,
+                    racing=settings.racing,
+                    session=session,
+                )
+                scorer = _scorer(settings, evaluator)
+                dense = _dense(driver, scorer)
+                _search(driver, scorer, directory)
+                tested = _test_accuracies(driver, evaluator, say)
         result = write_outcome(directory, prepared, evaluator, driver, dense, tested, say)
-    except OSError as error:
+    except storage_errors() as error:
         raise RunError(
-            f"the run in {directory.path} stopped: {error}; every finished trial is kept, continue "
-            f"with `{directory.resume_command}`"
+            f"the run in {directory.path} stopped: {reason_of(error)}; every finished trial is "
+            f"kept, continue with `{directory.resume_command}`"
         ) from error
     return result
+
+
+@contextlib.contextmanager
+def _session(directory: RunDirectory, study: optuna.Study, say: Say) -> Iterator[Session | None]:
+    """Yield this driver's session where the study is shared, ``None`` where it is the run's own.
+
+    Raises:
+        RunError: The study was made for another search.
+    """
+    record = directory.record
+    if record.settings.study_storage is None:
+        yield None
+        return
+    check_same(study, record)
+    say(
+        f"study {study.study_name!r} in {masked(record.settings.study_storage)} is shared; "
+        f"it has {len(study.get_trials(deepcopy=False))} trials"
+    )
+    with Session(study, record.driver) as session:
+        yield session
 
 
 def make_evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
@@ -274,7 +309,7 @@ def _dense(driver: StudyDriver, evaluator: Evaluates) -> Record:
 def _search(driver: StudyDriver, evaluator: Evaluates, directory: RunDirectory) -> None:
     settings = directory.record.settings
     if settings.executor == "inline":
-        inline.run(driver, evaluator)
+        inline.run(driver, evaluator, trial_time_limit=settings.trial_time_limit)
         return
     from autoprune.execution import tune  # ray takes seconds to import
 

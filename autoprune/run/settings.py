@@ -13,9 +13,13 @@ from autoprune.evaluation import Metric
 from autoprune.latency.profile import load_profile
 from autoprune.pruning.criterion import CRITERIA
 from autoprune.pruning.realiser import REALISERS
+from autoprune.run.storage import checked_storage, masked
 from autoprune.strategy.registry import WARM_START_DAMAGE, check_sampler, wanted_damage
 from autoprune.strategy.settings import load_space_settings
 from autoprune.tasks.numerics import Precision
+
+#: Name of a study, unless another one is asked for.
+STUDY_NAME = "autoprune"
 
 _PositiveFloat = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 _PositiveInt = Annotated[int, pydantic.Field(ge=1)]
@@ -33,6 +37,7 @@ class RunSettings(pydantic.BaseModel):
         batch: Samples per deployment batch; ``None`` is the task's own.
         trials: Evaluations, the unpruned network not counted.
         time_limit: No evaluation starts after this many seconds of one session.
+        trial_time_limit: An evaluation that takes more seconds has failed; ``None`` for no limit.
         sampler: Name of the search strategy, or the path of another: ``package.module:Class``,
             ``file.py:factory``, ``optunahub:PACKAGE``.
         sampler_options: Options of the search strategy by name.
@@ -51,6 +56,10 @@ class RunSettings(pydantic.BaseModel):
         racing: Whether scoring ends early where a network as fast is clearly better.
         precision: Number format of evaluations on the search split; ``"auto"`` is bfloat16 where
             the processor computes in it and the network runs in it. A run writes down which.
+        study_storage: Where the study lies that several drivers work on, see
+            :func:`~autoprune.run.storage.checked_storage`; ``None`` is the run directory. Its
+            password is left out wherever settings are dumped.
+        study_name: Name of the study in that storage.
         cache: Absolute path of a folder where scores are kept for other runs; ``None`` for none.
         calibration_samples: Training samples that scores and realisations come from.
         search_samples: Most search samples an evaluation uses; ``None`` is the task's own.
@@ -66,6 +75,7 @@ class RunSettings(pydantic.BaseModel):
     batch: _PositiveInt | None = None
     trials: _PositiveInt = 50
     time_limit: _PositiveFloat | None = None
+    trial_time_limit: _PositiveFloat | None = None
     sampler: str = "knapsack"
     sampler_options: dict[str, bool | int | float | str | None] = {}
     warm_start: Annotated[int, pydantic.Field(ge=0)] = 0
@@ -79,9 +89,15 @@ class RunSettings(pydantic.BaseModel):
     metric: Metric = "loss"
     racing: bool = True
     precision: Precision = "auto"
+    study_storage: Annotated[str | None, pydantic.Field(repr=False)] = None
+    study_name: Annotated[str, pydantic.Field(min_length=1)] = STUDY_NAME
     cache: str | None = None
     calibration_samples: Annotated[int, pydantic.Field(ge=2)] = 256
     search_samples: _PositiveInt | None = None
+
+    @pydantic.field_serializer("study_storage")
+    def _without_password(self, storage: str | None) -> str | None:
+        return None if storage is None else masked(storage)
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> RunSettings:
@@ -126,7 +142,8 @@ class RunSettings(pydantic.BaseModel):
                 f"change, not {', '.join(others)}. Start a new run for that"
             )
         try:
-            return type(self).model_validate(self.model_dump() | dict(limits))
+            # Not from a dump, which lacks the password of the study's storage.
+            return type(self).model_validate(dict(self) | dict(limits))
         except pydantic.ValidationError as error:
             raise SettingsError(
                 "; ".join(_fault(entry) for entry in error.errors(include_url=False))
@@ -142,6 +159,7 @@ def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
         "damage": _comparable,
         "realise": REALISERS.__getitem__,
         "space": load_space_settings,
+        "study_storage": checked_storage,
     }
     faults: list[AutopruneError] = []
     for setting, look_up in lookups.items():

@@ -9,13 +9,12 @@ from optuna.trial import TrialState
 
 from autoprune.execution import inline
 from autoprune.execution.driver import (
-    INTERRUPTED,
+    ATTEMPTS,
     Limits,
     Progress,
     Record,
     StudyDriver,
     best_record,
-    close_open_trials,
     read_records,
 )
 from autoprune.strategy.pareto import hypervolume
@@ -161,18 +160,18 @@ def test_continues_a_study_without_losing_or_repeating_a_trial():
     first.record_dense(evaluator(problem.space.dense()))
     inline.run(first, evaluator)
     before = list(first.records)
-    open_number = study.ask(problem.space.distributions()).number  # its process was killed
+    left = StudyDriver(study, problem, limits=Limits(trials=6)).propose()  # its process was killed
 
-    close_open_trials(study)
     second = StudyDriver(study, problem, limits=Limits(trials=8))
     inline.run(second, evaluator)
 
     assert second.records[:6] == before
-    interrupted = second.records[6]
-    assert (interrupted.number, interrupted.evaluation.reason) == (open_number, INTERRUPTED)
-    assert not interrupted.counted
+    again = second.records[6]
+    assert (again.number, again.evaluation.candidate) == (left.number, left.candidate)
+    assert again.complete
     assert sum(record.counted for record in second.records) == 8
     assert len(set(evaluator.calls)) == len(evaluator.calls) == 9
+    assert [record.number for record in second.records] == list(range(9))
 
 
 def test_resumed_search_proposes_what_an_unbroken_one_does():
@@ -187,22 +186,58 @@ def test_resumed_search_proposes_what_an_unbroken_one_does():
     assert candidates([25]) == candidates([12, 25])
 
 
-def test_interruption_marks_what_was_running():
+class Stopped(AnalyticEvaluator):
+    """Is interrupted in its second evaluation."""
+
+    def __call__(self, candidate, bar=()):
+        if self.calls:
+            raise KeyboardInterrupt
+        return super().__call__(candidate, bar)
+
+
+def test_interrupted_trial_stays_open_and_is_evaluated_when_the_search_goes_on():
     problem = analytic_problem()
-
-    class Stopped(AnalyticEvaluator):
-        def __call__(self, candidate, bar=()):
-            if self.calls:
-                raise KeyboardInterrupt
-            return super().__call__(candidate, bar)
-
     driver = make([0.25, 0.5], problem=problem)
     with pytest.raises(KeyboardInterrupt):
         inline.run(driver, Stopped(problem))
-
     states = [trial.state for trial in driver.study.get_trials()]
-    assert states == [TrialState.COMPLETE, TrialState.FAIL]
-    assert read_records(driver.study, problem.space)[1].evaluation.reason == INTERRUPTED
+    assert states == [TrialState.COMPLETE, TrialState.RUNNING]
+
+    again = StudyDriver(driver.study, problem, limits=Limits(trials=2))
+    inline.run(again, AnalyticEvaluator(problem))
+
+    assert [r.evaluation.candidate.ratios[0] for r in again.records] == [0.25, 0.5]
+
+
+def test_candidate_that_keeps_killing_its_process_has_failed():
+    driver = make([0.25, 0.5])
+    deadly = driver.propose()
+    for _ in range(ATTEMPTS - 1):
+        driver = StudyDriver(driver.study, driver.problem, limits=Limits(trials=2))
+        assert driver.propose() == deadly  # and its process is killed
+
+    driver = StudyDriver(driver.study, driver.problem, limits=Limits(trials=2))
+    inline.run(driver, AnalyticEvaluator(driver.problem))
+
+    assert [record.complete for record in driver.records] == [False, True]
+    assert "ended 3 times" in driver.records[0].evaluation.reason
+    assert driver.records == read_records(driver.study, driver.problem.space)
+
+
+def test_interruptions_on_purpose_say_nothing_against_a_candidate():
+    driver = make([0.25, 0.5])
+    inline.run(driver, AnalyticEvaluator(driver.problem))
+    study = driver.study
+    for _ in range(2 * ATTEMPTS):
+        driver = StudyDriver(study, driver.problem, limits=Limits(trials=3))
+        study.sampler.ratios = [0.75]
+        driver.propose()
+        driver.abandon()
+
+    driver = StudyDriver(study, driver.problem, limits=Limits(trials=3))
+    inline.run(driver, AnalyticEvaluator(driver.problem))
+
+    assert [record.complete for record in driver.records] == [True] * 3
 
 
 def test_dense_network_is_a_trial_that_counts_for_nothing_but_is_known():

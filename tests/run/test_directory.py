@@ -63,22 +63,22 @@ def test_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_study_survives_a_process_that_died_while_writing(run):
-    study = run.study(RandomSampler(seed=0))
+    study = run.study(RandomSampler(seed=0), say=print)
     study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 1.0), n_trials=3)
     journal = run.path / "study.journal"
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 5, "half')
     os.symlink(journal, f"{journal}.lock")  # what its process held
 
-    again = run.study(RandomSampler(seed=0))
+    again = run.study(RandomSampler(seed=0), say=print)
     again.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 1.0), n_trials=1)
 
-    assert len(run.study(RandomSampler(seed=0)).trials) == 4
+    assert len(run.study(RandomSampler(seed=0), say=print).trials) == 4
 
 
 def test_damaged_study_is_an_error_and_not_a_traceback(run):
     (run.path / "study.journal").write_text('nonsense\n{"op_code": 0}\n')
     with pytest.raises(RunError, match=r"study\.journal is damaged"):
-        run.study(RandomSampler(seed=0))
+        run.study(RandomSampler(seed=0), say=print)
 
 
 def test_one_process_at_a_time(run):

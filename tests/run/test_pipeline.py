@@ -156,7 +156,7 @@ def test_cache_spares_another_search_what_this_one_scored(search, network, tmp_p
     def run(name, **settings):
         given = {"cache": str(tmp_path / "cache"), "trials": 2, **settings}
         result = search(output=tmp_path / name, task=task, **given)
-        trials = RunDirectory.open(result.directory).study(RandomSampler()).trials
+        trials = RunDirectory.open(result.directory).study(RandomSampler(), say=print).trials
         losses = [trial.values[0] for trial in trials]
         return losses, [trial.user_attrs.get("cached", False) for trial in trials]
 

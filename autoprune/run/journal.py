@@ -1,0 +1,97 @@
+"""The file in which a study is kept: Optuna's own format, written so that no fault breaks it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+
+class JournalFile(JournalFileBackend):
+    """Optuna's journal file whose last line is whole, whatever happened to who wrote it.
+
+    Optuna's own backend appends after whatever a killed process or a full disk left of a line,
+    and stumbles over both lines from then on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal, made where there is none.
+
+        Args:
+            path: The file; its folder exists.
+        """
+        self.path = path
+        self._exclusive = JournalFileSymlinkLock(str(path))
+        super().__init__(str(path), self._exclusive)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines and wait until they are on the disk; all of them or none.
+
+        Raises:
+            OSError: They cannot be written; the file is as it was.
+        """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._exclusive.acquire()
+        try:
+            cut_half_line(self.path)  # of another process that was killed meanwhile
+            self._append(lines)
+        finally:
+            self._exclusive.release()
+
+    def _append(self, lines: bytes) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                written = 0
+                while written < len(lines):  # a nearly full disk takes a part
+                    written += file.write(lines[written:])
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+
+    def mend(self) -> int:
+        """Cut back to the last whole line and return how many bytes that took.
+
+        A last line that ends but is no JSON, as a crash of the machine leaves it, is not whole.
+        """
+        self._exclusive.acquire()
+        try:
+            return cut_half_line(self.path, parse=True)
+        finally:
+            self._exclusive.release()
+
+
+def cut_half_line(path: Path, *, parse: bool = False) -> int:
+    """Cut what follows the last whole line and return how many bytes that were.
+
+    Args:
+        path: The file.
+        parse: Whether the last line must be JSON as well.
+    """
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if not parse and file.read() in (b"", b"\n"):
+            return 0
+        file.seek(0)
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        last = content[content.rfind(b"\n", 0, max(end - 1, 0)) + 1 : end]
+        if parse and last and not _is_json(last):
+            end -= len(last)
+        if end < size:
+            file.truncate(end)
+            os.fsync(file.fileno())
+        return size - end
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
