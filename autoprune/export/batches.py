@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from autoprune.errors import ExportError
+from autoprune.network.call import tensors_in
 
 Value = TypeVar("Value")
 
@@ -82,6 +83,40 @@ def difference(
     return float(np.max(differences, initial=0.0))
 
 
+def compared(
+    what: str,
+    inputs: Value,
+    *,
+    dynamic: bool,
+    wanted: Callable[[Value], Iterable[Tensor]],
+    got: Callable[[Value, int], Sequence[np.ndarray]],
+) -> tuple[float, tuple[int, ...]]:
+    """Return the largest absolute difference of outputs, NaN where one is not a number.
+
+    Args:
+        what: What computes ``got``, for the message.
+        inputs: Inputs of any form, the batch first.
+        dynamic: Compare at other batch sizes too.
+        wanted: Returns PyTorch's outputs.
+        got: Returns the export's outputs; it is told the batch size as well.
+
+    Returns:
+        The difference, and the batch sizes that were compared.
+
+    Raises:
+        ExportError: The shapes differ.
+    """
+    batch = batch_of(tensors_in(inputs))
+    sizes = sizes_to_compare(batch, dynamic=dynamic)
+    largest = 0.0
+    for size in sizes:
+        sample = resized(inputs, batch, size)
+        with torch.no_grad():
+            right, found = arrays(wanted(sample)), got(sample, size)
+        largest = float(np.maximum(largest, difference(what, size, found, right)))
+    return largest, sizes
+
+
 def arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
     """Return tensors as arrays; what numpy has no type for in single precision."""
     return [x.float().numpy() if x.dtype == torch.bfloat16 else x.numpy() for x in tensors]
@@ -107,9 +142,13 @@ def root_cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide a deprecation inside torch's own exporter, which no user can act on."""
+    """Hide what torch's own exporter warns of and no user can act on.
+
+    A deprecation inside it, and a second input whose batch dimension is called like the first's.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
         )
+        warnings.filterwarnings("ignore", message=r".*The axis name: batch will not be used")
         yield

@@ -20,21 +20,21 @@ from torch.utils import _pytree
 from autoprune.errors import ExportError
 from autoprune.export.batches import (
     TOLERANCE,
-    arrays,
     batch_of,
     check_tolerance,
-    difference,
+    compared,
     has_batch,
     quiet,
     resized,
     root_cause,
-    sizes_to_compare,
 )
 from autoprune.files import write_atomically
 from autoprune.network.call import tensors_in
 from autoprune.network.copies import deep_copy
 from autoprune.network.inputs import Inputs, normalised
 
+#: What the file is called by custom.
+ONNX_FILE = "network.onnx"
 #: A protocol buffer holds no more than 2 GiB.
 _MAX_BYTES = 2**31 - 1
 
@@ -87,18 +87,20 @@ def export_onnx(
     Raises:
         ExportError: The network cannot be exported, or the export differs from it.
     """
-    network = _Flat(deep_copy(model).cpu(), normalised(inputs)).eval()
+    network = Flat(deep_copy(model).cpu(), normalised(inputs)).eval()
     given = network.tensors
     batch = batch_of(given)
     proto = _exported(network, given, batch if dynamic_batch else None)
     onnx.helper.set_model_props(proto, dict(metadata))
     content = _checked(proto)
-    session = _session(content)
-    batch_sizes = sizes_to_compare(batch, dynamic=dynamic_batch)
-    differences = [
-        _difference(network, session, resized(given, batch, size), size) for size in batch_sizes
-    ]
-    largest = float(np.max(differences))
+    session = session_of(content)
+    largest, batch_sizes = compared(
+        "ONNX Runtime",
+        given,
+        dynamic=dynamic_batch,
+        wanted=lambda tensors: network(*tensors),
+        got=lambda tensors, size: run_session(session, tensors, size),
+    )
     check_tolerance("ONNX Runtime", largest, tolerance)
     write_atomically(path, content)
     return OnnxCheck(
@@ -111,7 +113,7 @@ def export_onnx(
     )
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
     """Takes the tensors among a model's inputs, and returns those among its outputs, one by one."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
@@ -143,7 +145,7 @@ def _word(path: tuple[Any, ...]) -> str:
     return "_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
 
 
-def _exported(network: _Flat, given: tuple[Tensor, ...], batch: int | None) -> onnx.ModelProto:
+def _exported(network: Flat, given: tuple[Tensor, ...], batch: int | None) -> onnx.ModelProto:
     """Return the ONNX model; ``batch`` is the size that becomes open, ``None`` for none."""
     shapes: tuple[dict[int, Any], ...] | None = None
     example = given
@@ -207,7 +209,12 @@ def _checked(proto: onnx.ModelProto) -> bytes:
     return content
 
 
-def _session(content: bytes) -> onnxruntime.InferenceSession:
+def session_of(content: bytes) -> onnxruntime.InferenceSession:
+    """Return a session of one thread on the processor.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load the model.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -217,24 +224,23 @@ def _session(content: bytes) -> onnxruntime.InferenceSession:
         raise ExportError(f"ONNX Runtime cannot load the export: {error}") from error
 
 
-def _difference(
-    network: _Flat,
-    session: onnxruntime.InferenceSession,
-    inputs: tuple[Tensor, ...],
-    batch: int,
-) -> float:
-    """Return the largest absolute difference of the outputs; NaN where one is not a number."""
-    with torch.no_grad():
-        wanted = arrays(network(*inputs))
+def run_session(
+    session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...], batch: int
+) -> list[np.ndarray]:
+    """Return a session's outputs.
+
+    Raises:
+        ExportError: It does not run at this batch size.
+    """
     feed = {value.name: x.numpy() for value, x in zip(session.get_inputs(), inputs, strict=True)}
     try:
-        got = session.run(None, feed)
+        outputs: list[np.ndarray] = session.run(None, feed)
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ExportError(
             f"the export does not run at batch size {batch}: {error}; "
             "dynamic_batch=False exports one batch size"
         ) from error
-    return difference("ONNX Runtime", batch, got, wanted)
+    return outputs
 
 
 def _is_open(proto: onnx.ModelProto, index: int) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ExportError, PruningError
 from autoprune.export.inputs import InputsSpec, Record
-from autoprune.export.reference import built, portable
+from autoprune.export.reference import built, moved, portable
 from autoprune.export.weights import fill, read_weights, write_weights
 from autoprune.files import atomic_path, write_atomically
 from autoprune.network.copies import deep_copy
@@ -253,6 +253,20 @@ def load(
             ) from error
     # Models that keep something computed from their weights in eval mode drop it in train mode.
     return pruned.train().eval()
+
+
+def copy_package(directory: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Write a copy of a package into another folder, which exists.
+
+    Raises:
+        ExportError: A file is missing, damaged or of another version.
+    """
+    old, new = Path(directory), Path(target)
+    record = read_package(old)
+    if record.source is not None:
+        record = record.model_copy(update={"source": moved(record.source, old, new)})
+    write_atomically(new / WEIGHTS_FILE, (old / WEIGHTS_FILE).read_bytes())
+    write_atomically(new / PLAN_FILE, record.model_dump_json() + "\n")
 
 
 def read_package(directory: str | os.PathLike[str]) -> PackagePlan:

@@ -27,12 +27,11 @@ from autoprune.export.batches import (
     arrays,
     batch_of,
     check_tolerance,
-    difference,
+    compared,
     has_batch,
     quiet,
     resized,
     root_cause,
-    sizes_to_compare,
 )
 from autoprune.files import write_atomically
 from autoprune.network.call import tensors_in
@@ -87,20 +86,23 @@ def export_program(
     batch = batch_of(tensors_in(given))
     content = _saved(_exported(network, given, batch if dynamic_batch else None), metadata)
     loaded = _loaded(content, "the exported program").module()
-    largest = 0.0
-    sizes = sizes_to_compare(batch, dynamic=dynamic_batch)
-    for size in sizes:
-        sample = resized(given, batch, size)
-        with torch.no_grad():
-            wanted = arrays(tensors_in(call_model(network, sample)))
-            try:
-                got = arrays(tensors_in(call_model(loaded, sample)))
-            except Exception as error:  # whatever the program's guards or operators raise
-                raise ExportError(
-                    f"the program does not run at batch size {size}: {root_cause(error)}; "
-                    "dynamic_batch=False exports one batch size"
-                ) from error
-        largest = float(np.maximum(largest, difference("the program", size, got, wanted)))
+
+    def got(sample: Inputs, size: int) -> list[np.ndarray]:
+        try:
+            return arrays(tensors_in(call_model(loaded, sample)))
+        except Exception as error:  # whatever the program's guards or operators raise
+            raise ExportError(
+                f"the program does not run at batch size {size}: {root_cause(error)}; "
+                "dynamic_batch=False exports one batch size"
+            ) from error
+
+    largest, sizes = compared(
+        "the program",
+        given,
+        dynamic=dynamic_batch,
+        wanted=lambda sample: tensors_in(call_model(network, sample)),
+        got=got,
+    )
     check_tolerance("the exported program", largest, tolerance)
     write_atomically(path, content)
     return ProgramCheck(largest, sizes, len(content))

@@ -32,6 +32,20 @@ def portable(source: str, folder: Path) -> str:
     return head + _behind(source)
 
 
+def moved(source: str, old: Path, new: Path) -> str:
+    """Return what a copy of a package records; ``source`` as it is where its file is not found.
+
+    Args:
+        source: What the package in ``old`` records.
+        old: The package.
+        new: The folder of the copy.
+    """
+    try:
+        return portable(_located(source, old), new)
+    except ModelError:
+        return source
+
+
 def built(source: str, folder: Path, *, trusted: bool) -> nn.Module:
     """Return the architecture that a package in ``folder`` records.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from autoprune.errors import ExportError
 from autoprune.evaluation import Evaluator
 from autoprune.execution.driver import Record, StudyDriver
-from autoprune.export.onnx import export_onnx
+from autoprune.export.onnx import ONNX_FILE, export_onnx
 from autoprune.export.package import PackageMetrics, save_package
 from autoprune.latency.profile import DeviceProfile
 from autoprune.network.inputs import batch_size
@@ -100,7 +100,7 @@ def _write_network(
         "autoprune.plan": json.dumps(plan.to_json()),
         "autoprune.profile": profile.name,
     }
-    path = folder / "network.onnx"
+    path = folder / ONNX_FILE
     path.unlink(missing_ok=True)  # an older session's network, should this one not export
     try:
         export_onnx(network, inputs, path, metadata=metadata)

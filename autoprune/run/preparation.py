@@ -81,7 +81,7 @@ def prepare(
     Raises:
         AutopruneError: Something named does not exist, does not fit, or cannot meet the budget.
     """
-    task = task or _task(settings)
+    task = task or task_of(settings)
     if settings.metric == "kl":
         needs_samples(task, "the metric 'kl'")
     if settings.cache is not None:
@@ -175,7 +175,12 @@ def _scores(
     return scores
 
 
-def _task(settings: RunSettings) -> Task:
+def task_of(settings: RunSettings) -> Task:
+    """Return the task that settings name.
+
+    Raises:
+        TaskError: They name none, or it cannot be loaded.
+    """
     if settings.data is None:
         raise TaskError("this run was given its task as an object; pass it as task= again")
     return load_task(settings.data, batch=settings.batch, search_samples=settings.search_samples)

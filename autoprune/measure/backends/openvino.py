@@ -1,15 +1,14 @@
-"""OpenVINO on processors; the only file that imports it."""
+"""OpenVINO on processors."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
-import warnings
-from typing import Any
 
 from torch import nn
 
 from autoprune.errors import MeasureError
+from autoprune.export.formats.openvino import import_openvino
 from autoprune.measure.backend import BACKENDS, Backend, Tensors
 from autoprune.measure.board import Timer, clock_of, nothing, timed
 from autoprune.measure.onnx_file import onnx_bytes
@@ -31,11 +30,11 @@ class OpenVino(Backend):
 
     def version(self) -> str:
         """Return the runtime's version."""
-        return str(_openvino().__version__).partition("-")[0]
+        return str(import_openvino().__version__).partition("-")[0]
 
     def build(self, module: nn.Module, inputs: Tensors) -> Timer:
         """Return a timer of the module's export."""
-        openvino = _openvino()
+        openvino = import_openvino()
         precision = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[self.precision]
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -52,10 +51,3 @@ class OpenVino(Backend):
         except Exception as error:  # OpenVINO's errors have no common base
             raise MeasureError(f"OpenVINO cannot run {type(module).__name__}: {error}") from error
         return timed(lambda: request.infer(feed, share_inputs=True), clock_of(self.clock), nothing)
-
-
-def _openvino() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import openvino
-    return openvino
