@@ -17,6 +17,7 @@ from autoprune.pruning.merge import Calibrated
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.realiser import build_realiser
 from autoprune.pruning.surgery import Surgeon
+from autoprune.strategy.goals import LATENCY
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
 from autoprune.tasks.base import SampledTask, Score, Task, needs_samples
@@ -46,6 +47,7 @@ class Evaluation:
         latency_ms: Predicted latency of one deployment batch.
         macs: Multiply-accumulates of one deployment batch.
         params: Parameter elements.
+        costs: What else the search's objectives and limits name, by name.
         seconds: Wall-clock time it took to build and score it.
         reason: ``"TypeName: message"`` of the failure, empty when complete.
         cached: The scores were known from another run.
@@ -61,15 +63,22 @@ class Evaluation:
     latency_ms: float
     macs: int
     params: int
+    costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     reason: str = ""
     cached: bool = False
+
+    def cost(self, name: str) -> float:
+        """Return what is called so in :class:`~autoprune.strategy.goals.Goals`."""
+        known = {LATENCY: self.latency_ms, "macs": self.macs, "params": self.params}
+        return float(known[name] if name in known else self.costs[name])
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the candidate as plain values."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del values["candidate"]
-        return values | {"rungs": [dataclasses.astuple(rung) for rung in self.rungs]}
+        rungs = [dataclasses.astuple(rung) for rung in self.rungs]
+        return values | {"rungs": rungs, "costs": dict(self.costs)}
 
     @classmethod
     def from_json(cls, candidate: Candidate, values: Mapping[str, Any]) -> Evaluation:
@@ -208,9 +217,10 @@ class Evaluator:
         return Evaluation(
             candidate=candidate,
             status="failed",
-            latency_ms=float(self.problem.predict(dimensions, keep)[0]),
+            latency_ms=float(self.problem.latency(dimensions, keep)[0]),
             macs=int(ops.macs(widths, keep)[0]),
             params=int(ops.params(widths, keep)[0]),
+            costs=self.problem.extra_costs(candidate),
             reason=reason,
         )
 

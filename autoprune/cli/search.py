@@ -58,6 +58,39 @@ def search(
         float | None,
         typer.Option(metavar="MS", help="Latency of one batch that no network may exceed."),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="accuracy,COST,...",
+            help="What the front is sought of: accuracy, then latency, latency@DEVICE, macs, "
+            "params, memory, energy. \\[default: accuracy,latency]",
+        ),
+    ] = None,
+    max_params: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Parameters that no network may exceed, as 1.5M."),
+    ] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="MACs of one batch that no network may exceed, as 300M."),
+    ] = None,
+    max_memory_mb: Annotated[
+        float | None,
+        typer.Option(metavar="MB", help="Memory for weights and activations, as a limit."),
+    ] = None,
+    max_latency_ms: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MS@DEVICE", help="Limit on another device beside --device; may be repeated."
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FRACTION",
+            help="Accuracy that a network must reach; without a budget the fastest is the best.",
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", help="Samples per batch. \\[default: the data's own]")
     ] = None,
@@ -197,6 +230,12 @@ def search(
         "data": data,
         "device": device,
         "budget_ms": budget_ms,
+        "objective": objective,
+        "max_params": max_params,
+        "max_macs": max_macs,
+        "max_memory_mb": max_memory_mb,
+        "max_latency_ms": _limits(max_latency_ms),
+        "min_accuracy": min_accuracy,
         "batch": batch,
         "trials": trials,
         "time_limit": time_limit,
@@ -242,6 +281,14 @@ def search(
         _show(result, run)
     if result.best is None:
         raise typer.Exit(1)
+
+
+def _limits(texts: list[str] | None) -> dict[str, float] | None:
+    if not texts:
+        return None
+    from autoprune.run.goals import limits_by_device
+
+    return limits_by_device(texts)
 
 
 def _one_model(argument: str | None, option: str | None) -> str | None:
@@ -338,7 +385,7 @@ def _show(result: SearchResult, run: Run) -> None:
     console = Console(highlight=False, soft_wrap=True)
     error = f"±{text.percent(result.device.error, 0)}"
     if result.best is None:
-        console.print(f"[bold red]no network was found:[/] {escape(result.stopped)}")
+        console.print(f"[bold red]no network was found:[/] {escape(result.unmet)}")
     else:
         dense, best = result.dense, result.best
         table = Table(title=None, box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -362,6 +409,10 @@ def _show(result: SearchResult, run: Run) -> None:
             ("parameters", dense.params, best.params),
         ):
             table.add_row(label, text.count(old), text.count(new), text.change(new, old))
+        for name, old in dense.extra.items():
+            new = best.extra[name]
+            label = escape(text.cost_title(name))
+            table.add_row(label, text.cost(old, name), text.cost(new, name), text.change(new, old))
         console.print(table)
     console.print(f"\n{len(result.points)} networks on the front; {escape(result.stopped)}")
     if result.failures:

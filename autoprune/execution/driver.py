@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autoprune.evaluation import Evaluation
 from autoprune.execution.drafts import Drafts
 from autoprune.execution.session import Session
-from autoprune.execution.standings import Staircase
+from autoprune.execution.standings import standing
+from autoprune.strategy.goals import LATENCY, Goals
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate, SearchSpace
 from autoprune.tasks.base import Score
@@ -110,7 +111,7 @@ class Progress:
         total: Evaluations that were asked for.
         fresh: Evaluations that have ended in this session.
         seconds: Time since this session's search began.
-        best: The best network under the budget so far.
+        best: The best network so far that the goals admit.
     """
 
     record: Record
@@ -170,7 +171,7 @@ class StudyDriver:
         """Take up the study where it stands.
 
         Args:
-            study: Two directions, minimise loss and minimise latency in ms.
+            study: All directions minimise: the loss, then each cost of the problem's goals.
             problem: The search space and the latency of its candidates.
             limits: When to stop.
             listeners: Called after every evaluation.
@@ -194,7 +195,8 @@ class StudyDriver:
         self._began = clock()
         self._distributions = problem.space.distributions()
         self._known: dict[str, Record] = {}
-        self._least_loss, self._most_accurate = Staircase(), Staircase()
+        costs = problem.goals.costs
+        self._least_loss, self._most_accurate = standing(costs), standing(costs)
         self._best: Record | None = None
         self._pending: dict[int, _Open] = {}
         self._copies: dict[str, list[_Open]] = {}
@@ -224,7 +226,7 @@ class StudyDriver:
                 state=TrialState.COMPLETE,
                 params=self.problem.space.params(evaluation.candidate),
                 distributions=self._distributions,
-                values=[evaluation.loss, evaluation.latency_ms],
+                values=self._values(evaluation),
                 user_attrs=attributes,
             ),
         )
@@ -396,6 +398,7 @@ class StudyDriver:
             latency_ms=float(self.problem.latency_ms([candidate])[0]),
             macs=0,
             params=0,
+            costs=self.problem.extra_costs(candidate),
             reason=f"its process ended {attempts} times while it was evaluated",
         )
 
@@ -478,11 +481,16 @@ class StudyDriver:
     # --- what is known --------------------------------------------------------------------------
 
     def _bar(self, candidate: Candidate) -> Bar:
-        """Return the scores of the network of least loss among those that are as fast."""
+        """Return the scores of the network of least loss among those that cost no more."""
         if not self.racing:
             return ()
-        rival = self._least_loss.at(float(self.problem.latency_ms([candidate])[0]))
+        costs = self.problem.cost_values([candidate])[0].tolist()
+        rival = self._least_loss.at(*costs)
         return () if rival is None else rival.rungs
+
+    def _values(self, evaluation: Evaluation) -> list[float]:
+        """Return what the study minimises."""
+        return [evaluation.loss, *map(evaluation.cost, self.problem.goals.costs)]
 
     def _is_known(self, candidate: Candidate) -> bool:
         return candidate.key in self._known or candidate.key in self._copies
@@ -508,7 +516,7 @@ class StudyDriver:
         for name, value in attributes.items():
             self._storage.set_trial_user_attr(trial.trial_id, name, value)
         if evaluation.status != "failed":
-            self.study.tell(trial.number, [evaluation.loss, evaluation.latency_ms])
+            self.study.tell(trial.number, self._values(evaluation))
         else:
             self.study.tell(trial.number, state=TrialState.FAIL)
         record = Record(
@@ -528,23 +536,27 @@ class StudyDriver:
             self._known.setdefault(evaluation.candidate.key, record)
         if record.complete:
             self._least_loss.add(evaluation, -evaluation.loss)
-            self._most_accurate.add(evaluation, evaluation.accuracy)
+            if _accurate(evaluation, self.problem.goals):
+                self._most_accurate.add(evaluation, evaluation.accuracy)
             rivals = [record] if self._best is None else [self._best, record]
-            self._best = best_record(rivals, self.problem.budget_ms)
+            self._best = best_record(rivals, self.problem.goals)
 
     def _attributes(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Return what the study stores beside the two values; :func:`read_records` reads it."""
+        """Return what the study stores beside the values; :func:`read_records` reads it."""
         reached = self._most_accurate
-        if evaluation.status == "complete":
+        if evaluation.status == "complete" and _accurate(evaluation, self.problem.goals):
             reached = reached.with_(evaluation, evaluation.accuracy)
+        dense = self.problem.dense_costs.tolist()
         attributes: dict[str, Any] = {
             "key": evaluation.candidate.key,
             "latency_ms": evaluation.latency_ms,
             "macs": evaluation.macs,
             "params": evaluation.params,
             "seconds": evaluation.seconds,
-            "hypervolume": reached.area(self.problem.dense_ms) / self.problem.dense_ms,
+            "hypervolume": reached.area(*dense) / math.prod(dense),
         }
+        if evaluation.costs:
+            attributes["costs"] = dict(evaluation.costs)
         return attributes | _score_attributes(evaluation)
 
 
@@ -601,16 +613,36 @@ def _attempts(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(_ATTEMPTS, 0))
 
 
-def best_record(records: Iterable[Record], budget_ms: float | None) -> Record | None:
-    """Return the most accurate record within the budget, ``None`` where none is.
-
-    Of equal accuracy the lower loss wins, then the lower latency, then the earlier trial.
-    """
-    within = [
+def admitted(records: Iterable[Record], goals: Goals) -> list[Record]:
+    """Return complete records within budget and limits that are as accurate as was asked for."""
+    most = dict(goals.limits)
+    if goals.budget_ms is not None:
+        most[LATENCY] = min(goals.budget_ms, most.get(LATENCY, goals.budget_ms))
+    return [
         record
         for record in records
-        if record.complete and (budget_ms is None or record.evaluation.latency_ms <= budget_ms)
+        if record.complete
+        and _accurate(record.evaluation, goals)
+        and all(record.evaluation.cost(name) <= value for name, value in most.items())
     ]
+
+
+def _accurate(evaluation: Evaluation, goals: Goals) -> bool:
+    return goals.min_accuracy is None or evaluation.accuracy >= goals.min_accuracy
+
+
+def best_record(records: Iterable[Record], goals: Goals) -> Record | None:
+    """Return the best record that the goals admit, ``None`` where they admit none.
+
+    That is the most accurate one; where an accuracy is asked for and there is no budget, it is the
+    one of least cost, the first of several. Of equal accuracy the lower loss wins, then the lower
+    latency, then the earlier trial.
+    """
+    within = admitted(records, goals)
+    if goals.min_accuracy is not None and goals.budget_ms is None:
+        return min(
+            within, key=lambda r: (r.evaluation.cost(goals.costs[0]), *_rank(r)), default=None
+        )
     return min(within, key=_rank, default=None)
 
 
@@ -622,7 +654,7 @@ def _rank(record: Record) -> tuple[float, float, float, int]:
 def _record(trial: FrozenTrial, space: SearchSpace) -> Record:
     stored = trial.user_attrs
     failed = trial.state != TrialState.COMPLETE
-    loss, latency_ms = (math.nan, stored.get("latency_ms", math.nan)) if failed else trial.values
+    loss = math.nan if failed else trial.values[0]
     evaluation = Evaluation(
         candidate=space.snap(space.candidate(trial.params)),
         status="failed" if failed else "screened" if stored.get("screened") else "complete",
@@ -631,9 +663,10 @@ def _record(trial: FrozenTrial, space: SearchSpace) -> Record:
         samples=stored.get("samples", 0),
         loss_stderr=stored.get("loss_stderr", math.nan),
         rungs=tuple(Score(*rung) for rung in stored.get("rungs", ())),
-        latency_ms=latency_ms,
+        latency_ms=stored.get("latency_ms", math.nan),
         macs=stored.get("macs", 0),
         params=stored.get("params", 0),
+        costs=stored.get("costs", {}),
         seconds=stored.get("seconds", 0.0),
         reason=stored.get("reason", INTERRUPTED) if failed else "",
         cached=stored.get("cached", False),

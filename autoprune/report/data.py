@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from autoprune.errors import RunError
+from autoprune.strategy.goals import LATENCY
 
 #: Columns of the trial table and their pandas types. ``accuracy`` and ``test_accuracy`` are
 #: fractions, ``latency_ms`` is per batch of the profile, a column that does not apply is missing.
@@ -57,6 +58,7 @@ class NetworkFacts:
         test_accuracy: Fraction right on the test split, ``None`` where it was not computed.
         samples: Samples of the search split, ``None`` where the task does not say.
         loss_stderr: Standard error of ``loss``, ``None`` where it is not known.
+        extra: What else the search's objectives and limits name, by column.
     """
 
     accuracy: float
@@ -67,10 +69,18 @@ class NetworkFacts:
     test_accuracy: float | None = None
     samples: int | None = None
     loss_stderr: float | None = None
+    extra: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def flat(self) -> dict[str, Any]:
+        """Return the fields by name, those of ``extra`` among them."""
+        values: dict[str, Any] = dataclasses.asdict(self)
+        values |= values.pop("extra")
+        return values
 
     @classmethod
-    def of_row(cls, row: Mapping[Hashable, Any]) -> NetworkFacts:
+    def of_row(cls, row: Mapping[Any, Any]) -> NetworkFacts:
         """Return the facts of a network from its row of the trial table."""
+        known = {*TRIAL_COLUMNS, "hypervolume"}
         return cls(
             accuracy=float(row["accuracy"]),
             loss=float(row["loss"]),
@@ -80,6 +90,7 @@ class NetworkFacts:
             test_accuracy=None if pd.isna(row["test_accuracy"]) else float(row["test_accuracy"]),
             samples=None if pd.isna(row["samples"]) else int(row["samples"]),
             loss_stderr=None if pd.isna(row["loss_stderr"]) else float(row["loss_stderr"]),
+            extra={str(name): float(row[name]) for name in row if name not in known},
         )
 
 
@@ -202,6 +213,8 @@ class ReportData:
         hypervolume: Hypervolume after each row of ``trials``, fractions in [0, 1].
         chosen: The recommended network, ``None`` where no trial is complete.
         run: How the run was made.
+        costs: Names of what the front is sought of beside accuracy, see
+            :class:`~autoprune.strategy.goals.Goals`.
     """
 
     model_name: str
@@ -212,6 +225,7 @@ class ReportData:
     hypervolume: tuple[float, ...]
     chosen: ChosenNetwork | None
     run: RunFacts
+    costs: tuple[str, ...] = (LATENCY,)
 
     def __post_init__(self) -> None:
         """Check what belongs together.
@@ -242,6 +256,11 @@ class ReportData:
         return self.trials[self.trials["status"] == "complete"]
 
     @property
+    def extra(self) -> tuple[str, ...]:
+        """Columns of the trial table that only this search has."""
+        return tuple(name for name in self.trials.columns if name not in TRIAL_COLUMNS)
+
+    @property
     def failed(self) -> pd.DataFrame:
         """The trials that gave none."""
         return self.trials[self.trials["status"] == "failed"]
@@ -262,19 +281,22 @@ class ReportData:
         return NetworkFacts.of_row(row)
 
 
-def trial_table(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Return trials as a table with exactly the columns and types of :data:`TRIAL_COLUMNS`.
+def trial_table(
+    rows: Iterable[Mapping[str, object]], *, extra: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """Return trials as a table with the columns and types of :data:`TRIAL_COLUMNS`.
 
     Args:
         rows: One mapping per trial; ``number`` and ``status`` are required, what is left out or
             ``None`` is missing in the table (``reason``: empty, ``on_front``: false).
+        extra: Further columns, of numbers.
 
     Raises:
         RunError: A row has a column nobody knows, or lacks its number or status.
     """
     filled = []
     for row in rows:
-        unknown = sorted(set(row) - set(TRIAL_COLUMNS))
+        unknown = sorted(set(row) - {*TRIAL_COLUMNS, *extra})
         lacking = [name for name in ("number", "status") if row.get(name) is None]
         if unknown or lacking:
             raise RunError(
@@ -282,8 +304,8 @@ def trial_table(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
                 f"known: {', '.join(TRIAL_COLUMNS)}"
             )
         filled.append(_DEFAULTS | {k: _clean(v) for k, v in row.items() if v is not None})
-    table = pd.DataFrame(filled, columns=list(TRIAL_COLUMNS))
-    return table.astype(TRIAL_COLUMNS)
+    table = pd.DataFrame(filled, columns=[*TRIAL_COLUMNS, *extra])
+    return table.astype(TRIAL_COLUMNS | dict.fromkeys(extra, "float64"))
 
 
 def _clean(value: object) -> object:

@@ -7,7 +7,6 @@ every name is escaped here.
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -30,25 +29,32 @@ _FAR = 1.5
 _LABEL_LENGTH = 22
 
 
-def front(data: ReportData) -> go.Figure:
-    """Return accuracy against latency: the front with the profile's error, and what it beats."""
-    complete, error = data.complete, data.profile.error
-    slowest_ms = max([data.dense.latency_ms, *complete["latency_ms"]])
+def front(data: ReportData, cost: str = "latency_ms") -> go.Figure:
+    """Return accuracy against a cost: the front with the profile's error, and what it beats.
+
+    Args:
+        data: The run.
+        cost: Column of the cost. Along one of several the front is no staircase, so its points
+            stand alone.
+    """
+    complete, error, dense = data.complete, data.profile.error, data.dense.flat()
+    largest = max([dense[cost], *complete[cost]])
+    predicted = cost == "latency_ms"
     figure = _figure(
         height=470,
         showlegend=True,
         legend={"y": 1.06},
         xaxis={
-            "title": "predicted latency, ms",
+            "title": _axis_title(cost),
             "rangemode": "nonnegative",
-            "autorangeoptions": {"clipmax": _FAR * slowest_ms},
+            "autorangeoptions": {"clipmax": _FAR * largest},
         },
         yaxis={"title": "accuracy", "tickformat": "~%", "range": _accuracy_range(data)},
     )
     dominated = complete[~complete["on_front"]].to_dict("records")
-    figure.add_trace(_networks("dominated trials", "dominated", dominated, error))
+    figure.add_trace(_networks("dominated trials", "dominated", dominated, error, cost))
     figure.update_traces(marker={"size": 7, "opacity": 0.35})
-    if data.budget_ms is not None:
+    if data.budget_ms is not None and predicted:
         figure.add_vline(
             data.budget_ms,
             line={"color": "var(--budget)", "dash": "dash", "width": 2},
@@ -59,6 +65,7 @@ def front(data: ReportData) -> go.Figure:
             annotation_position="top",
         )
     bars = {
+        "visible": predicted,
         "type": "percent",
         "value": 100 * error,
         "color": "var(--error)",
@@ -67,22 +74,41 @@ def front(data: ReportData) -> go.Figure:
     }
     figure.add_trace(
         _networks(
-            f"Pareto front, ± {text.percent(error, 0)} latency error",
+            f"Pareto front, ± {text.percent(error, 0)} latency error"
+            if predicted
+            else "Pareto front",
             "front",
             data.front.to_dict("records"),
             error,
-        ).update(mode="lines+markers", line={"shape": "hv", "width": 2}, error_x=bars)
+            cost,
+        ).update(
+            mode="lines+markers" if len(data.costs) == 1 else "markers",
+            line={"shape": "hv", "width": 2},
+            error_x=bars,
+        )
     )
     if data.chosen is not None:
         chosen = complete[complete["number"] == data.chosen.trial].to_dict("records")
         star = {"size": 16, "symbol": "star"}
         figure.add_trace(
-            _networks("chosen network", "chosen", chosen, error).update(marker=star, error_x=bars)
+            _networks("chosen network", "chosen", chosen, error, cost).update(
+                marker=star, error_x=bars
+            )
         )
-    dense, diamond = [dataclasses.asdict(data.dense)], {"size": 12, "symbol": "diamond"}
+    diamond = {"size": 12, "symbol": "diamond"}
     return figure.add_trace(
-        _networks("dense network", "dense", dense, error).update(marker=diamond, error_x=bars)
+        _networks("dense network", "dense", [dense], error, cost).update(
+            marker=diamond, error_x=bars
+        )
     )
+
+
+def _axis_title(cost: str) -> str:
+    if cost == "latency_ms":
+        return "predicted latency, ms"
+    unit = text.cost(1.0, cost).partition(text.NO_BREAK)[2]
+    title = _plain(text.cost_title(cost))
+    return f"{title}, {unit}" if unit else title
 
 
 def hypervolume(data: ReportData) -> go.Figure:
@@ -186,20 +212,22 @@ def _figure(**layout: Any) -> go.Figure:
     return go.Figure(layout={"template": style, "uirevision": "kept", **layout})
 
 
-def _networks(name: str, color: str, rows: Sequence[Mapping[Any, Any]], error: float) -> go.Scatter:
+def _networks(
+    name: str, color: str, rows: Sequence[Mapping[Any, Any]], error: float, cost: str
+) -> go.Scatter:
     """Return networks as points; ``rows`` have the fields of ``NetworkFacts`` or of a trial."""
     return go.Scatter(
         name=name,
-        x=np.array([row["latency_ms"] for row in rows], float),
+        x=np.array([row[cost] for row in rows], float),
         y=np.array([row["accuracy"] for row in rows], float),
         mode="markers",
         marker={"color": f"var(--{color})", "size": 9},
-        hovertext=[_network_text(name, row, error) for row in rows],
+        hovertext=[_network_text(name, row, error, cost) for row in rows],
         hoverinfo="text",
     )
 
 
-def _network_text(name: str, row: Mapping[Any, Any], error: float) -> str:
+def _network_text(name: str, row: Mapping[Any, Any], error: float, cost: str) -> str:
     """Return everything known about one network, a value per line."""
     lines = [
         f"trial {row['number']}" if "number" in row else name,
@@ -208,6 +236,8 @@ def _network_text(name: str, row: Mapping[Any, Any], error: float) -> str:
         f"loss {text.significant(row['loss'])}",
         f"{text.count(row['macs'])} MACs, {text.count(row['params'])} parameters",
     ]
+    if cost not in ("latency_ms", "macs", "params"):
+        lines.append(f"{_plain(text.cost_title(cost))} {text.cost(row[cost], cost)}")
     if not pd.isna(row["test_accuracy"]):
         lines.insert(2, f"test accuracy {text.percent(row['test_accuracy'], 2)}")
     if "seconds" in row:

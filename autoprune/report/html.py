@@ -23,6 +23,7 @@ from markupsafe import Markup
 from autoprune.files import write_atomically
 from autoprune.report import figures, text
 from autoprune.report.data import ReportData
+from autoprune.strategy.goals import column
 
 #: Trial numbers listed per reason of failure.
 _LISTED = 12
@@ -55,15 +56,16 @@ def render(data: ReportData) -> str:
     """Return the page; the same data give the same text."""
     style, script = _packaged("page.css"), _packaged("page.js")
     plotly_js = plotly.offline.get_plotlyjs()
-    front = figures.front(data)
-    lowest = front.layout.yaxis.range[0]
+    fronts = {name: figures.front(data, name) for name in map(column, data.costs)}
+    lowest = next(iter(fronts.values())).layout.yaxis.range[0]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             data=data,
             chosen=data.chosen_facts,
-            front=front,
+            fronts=fronts,
+            extra=[name for name in data.extra if name in data.dense.extra],
             below=int((data.complete["accuracy"] < lowest).sum()),
             figures=figures,
             rows=data.front.to_dict("records"),
@@ -98,6 +100,8 @@ def _environment() -> jinja2.Environment:
         "points": text.points,
         "change": text.change,
         "count": text.count,
+        "cost": text.cost,
+        "cost_title": text.cost_title,
         "significant": text.significant,
         "json": _json,
     }

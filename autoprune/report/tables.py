@@ -17,7 +17,8 @@ from autoprune.report.data import TRIAL_COLUMNS, ReportData
 
 #: Version of all three tables; it changes when a column is renamed, removed or given a new meaning.
 VERSION = 1
-#: Columns of ``front.csv`` and fields of a point in ``front.json``.
+#: Columns of ``front.csv`` and fields of a point in ``front.json``; what else the objectives and
+#: limits of a search name comes behind them.
 FRONT_COLUMNS = (
     *("trial", "accuracy", "loss", "latency_ms", "macs", "params", "test_accuracy"),
     *("samples", "loss_stderr"),
@@ -41,7 +42,7 @@ def write_trials(data: ReportData, path: str | os.PathLike[str]) -> None:
         data: The run; its hypervolume after each trial becomes a column of its own.
         path: The file to write.
     """
-    table = data.trials[list(TRIAL_COLUMNS)].reset_index(drop=True)
+    table = data.trials[[*TRIAL_COLUMNS, *data.extra]].reset_index(drop=True)
     table["hypervolume"] = list(data.hypervolume)
     table.attrs = {"format": "autoprune-trials", "version": VERSION}
     with atomic_path(path) as temporary:
@@ -67,7 +68,7 @@ def write_front_json(data: ReportData, path: str | os.PathLike[str]) -> None:
         "model": data.model_name,
         "profile": profile,
         "budget_ms": data.budget_ms,
-        "dense": dataclasses.asdict(data.dense),
+        "dense": data.dense.flat(),
         "chosen": None if data.chosen is None else data.chosen.trial,
         "hypervolume": data.hypervolume[-1] if data.hypervolume else None,
         "points": points,
@@ -76,5 +77,5 @@ def write_front_json(data: ReportData, path: str | os.PathLike[str]) -> None:
 
 
 def _front(data: ReportData) -> pd.DataFrame:
-    """Return the front with exactly the columns :data:`FRONT_COLUMNS`."""
-    return data.front.rename(columns={"number": "trial"})[list(FRONT_COLUMNS)]
+    """Return the front with the columns :data:`FRONT_COLUMNS` and those of this search."""
+    return data.front.rename(columns={"number": "trial"})[[*FRONT_COLUMNS, *data.extra]]

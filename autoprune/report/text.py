@@ -10,8 +10,16 @@ import pandas as pd
 
 #: Stands for a number that does not apply.
 MISSING = "\N{EN DASH}"
-_NO_BREAK = "\N{NO-BREAK SPACE}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
+_UNITS = {"latency_ms": "ms", "memory_mb": "MB", "energy_mj": "mJ"}
+_TITLES = {
+    "latency_ms": "latency",
+    "memory_mb": "memory",
+    "energy_mj": "energy",
+    "macs": "MACs",
+    "params": "parameters",
+}
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -34,47 +42,70 @@ def significant(value: int | float, digits: int = 3) -> str:
 def milliseconds(value: int | float) -> str:
     """Return a latency with its unit.
 
-    >>> milliseconds(9.4149).replace(_NO_BREAK, " ")
+    >>> milliseconds(9.4149).replace(NO_BREAK, " ")
     '9.41 ms'
     """
-    return MISSING if pd.isna(value) else f"{significant(value)}{_NO_BREAK}ms"
+    return MISSING if pd.isna(value) else f"{significant(value)}{NO_BREAK}ms"
+
+
+def cost(value: int | float, column: str) -> str:
+    """Return a cost in the unit of its column in the tables.
+
+    >>> [cost(v, c).replace(NO_BREAK, " ") for v, c in ((3.2, "latency_ms@x"), (1.5e6, "params"))]
+    ['3.20 ms', '1.50 M']
+    """
+    unit = _UNITS.get(column.partition("@")[0])
+    if unit is None or pd.isna(value):
+        return count(value)
+    return f"{significant(value)}{NO_BREAK}{unit}"
+
+
+def cost_title(column: str) -> str:
+    """Return what the costs of a column are called.
+
+    >>> cost_title("latency_ms@jetson"), cost_title("memory_mb"), cost_title("params")
+    ('latency on jetson', 'memory', 'parameters')
+    """
+    kind, at, device = column.partition("@")
+    title = _TITLES.get(kind, kind)
+    return f"{title} on {device}" if at else title
 
 
 def percent(fraction: float | None, decimals: int = 1) -> str:
     """Return a fraction as a percentage; ``None`` and NaN are missing.
 
-    >>> percent(0.91349).replace(_NO_BREAK, " "), percent(None) == MISSING
+    >>> percent(0.91349).replace(NO_BREAK, " "), percent(None) == MISSING
     ('91.3 %', True)
     """
     if fraction is None or pd.isna(fraction):
         return MISSING
-    return f"{100 * fraction:.{decimals}f}{_NO_BREAK}%"
+    return f"{100 * fraction:.{decimals}f}{NO_BREAK}%"
 
 
 def change(new: int | float, old: int | float) -> str:
     """Return by how much ``new`` differs from ``old``, relative to ``old``.
 
-    >>> change(143, 100).replace(_NO_BREAK, " ")
+    >>> change(143, 100).replace(NO_BREAK, " ")
     '+43 %'
     """
     if not old or pd.isna(new) or pd.isna(old):
         return MISSING
-    return _signed(f"{100 * (new / old - 1):+.0f}{_NO_BREAK}%")
+    return _signed(f"{100 * (new / old - 1):+.0f}{NO_BREAK}%")
 
 
 def points(new: float, old: float) -> str:
     """Return a difference of two fractions in percentage points.
 
-    >>> points(0.93, 0.913).replace(_NO_BREAK, " ")
+    >>> points(0.93, 0.913).replace(NO_BREAK, " ")
     '+1.7 points'
     """
-    return _signed(f"{100 * (new - old):+.1f}{_NO_BREAK}points")
+    return _signed(f"{100 * (new - old):+.1f}{NO_BREAK}points")
 
 
 def count(number: int | float) -> str:
     """Return a large count with three significant digits and an SI prefix.
 
-    >>> count(1_821_000_000).replace(_NO_BREAK, " "), count(512)
+    >>> count(1_821_000_000).replace(NO_BREAK, " "), count(512)
     ('1.82 G', '512')
     """
     if pd.isna(number):
@@ -84,7 +115,7 @@ def count(number: int | float) -> str:
     power = min(int(math.log10(number) // 3), len(_PREFIXES) - 1)
     if round(number / 1000**power, 2 - int(math.log10(number) % 3)) >= 1000:
         power = min(power + 1, len(_PREFIXES) - 1)
-    return f"{significant(number / 1000**power)}{_NO_BREAK}{_PREFIXES[power]}"
+    return f"{significant(number / 1000**power)}{NO_BREAK}{_PREFIXES[power]}"
 
 
 def flat_settings(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:

@@ -63,6 +63,7 @@ class RunRecord(pydantic.BaseModel):
         space: The search space, as it was.
         profile: The device profile, as it was.
         driver: Identity among the drivers of a shared study; empty in runs of older versions.
+        profiles: Profiles of other devices by the names that objectives and limits give them.
         versions: Versions of autoprune, Python and the packages that compute.
     """
 
@@ -76,6 +77,7 @@ class RunRecord(pydantic.BaseModel):
     space: SpaceSettings
     profile: DeviceProfile
     driver: str = ""
+    profiles: dict[str, DeviceProfile] = {}
     versions: dict[str, str]
 
 
@@ -145,7 +147,7 @@ class RunDirectory:
             return optuna.create_study(
                 storage=storage,
                 study_name=settings.study_name,
-                directions=["minimize", "minimize"],
+                directions=["minimize"] * len(settings.objective),
                 sampler=sampler,
                 load_if_exists=True,
             )

@@ -28,6 +28,7 @@ from autoprune.run.results import (
     chosen_record,
     report_data,
     result_from,
+    unmet,
     write_results,
 )
 from autoprune.strategy.space import Candidate
@@ -44,14 +45,15 @@ def write_outcome(
 ) -> SearchResult:
     """Write tables, page and the best network; return the result."""
     settings, record = directory.record.settings, directory.record
-    chosen = chosen_record(driver.records, settings.budget_ms)
+    goals = driver.problem.goals
+    chosen = chosen_record(driver.records, goals)
     if chosen is not None:
         _write_network(directory, prepared, evaluator, chosen, tested, say)
     data = report_data(
         driver.records,
         model_name=record.model.name,
         profile=_profile_facts(record.profile, prepared),
-        budget_ms=settings.budget_ms,
+        goals=goals,
         dense=dense,
         chosen=None if chosen is None else _chosen_network(chosen, prepared),
         run=RunFacts(
@@ -63,7 +65,8 @@ def write_outcome(
         test_accuracy=tested,
     )
     write_results(data, directory.path)
-    return result_from(data, directory.path, driver.stopped)
+    why = unmet(driver.records, goals)
+    return result_from(data, directory.path, driver.stopped, unmet=why)
 
 
 def _write_network(

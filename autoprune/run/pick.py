@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoprune.errors import RunError
 from autoprune.report.data import ChosenNetwork, ReportData
+from autoprune.strategy.goals import column
 from autoprune.strategy.pareto import knee
 
 #: What ``--pick`` takes, as help texts say it.
@@ -32,7 +33,8 @@ def picked_trials(data: ReportData, pick: str | None = None) -> tuple[int, ...]:
         numbers = tuple(front["number"].astype(int))
         if pick == "all":
             return numbers
-        return (numbers[knee(front["accuracy"].to_numpy(), front["latency_ms"].to_numpy())],)
+        costs = front[[column(name) for name in data.costs]].to_numpy(float)
+        return (numbers[knee(front["accuracy"].to_numpy(), costs)],)
     return (_trial(data, pick),)
 
 

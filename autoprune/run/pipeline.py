@@ -31,6 +31,7 @@ from autoprune.run.directory import (
     now,
     versions,
 )
+from autoprune.run.goals import ACCURACY, other_profiles
 from autoprune.run.outcome import load_call, write_outcome
 from autoprune.run.preparation import Prepared, Say, prepare
 from autoprune.run.results import (
@@ -87,6 +88,7 @@ class Run:
                 cannot be written.
         """
         profile = load_profile(settings.device)
+        others = other_profiles(settings.objective, settings.max_latency_ms, profile)
         space = load_space_settings(settings.space)
         described = ModelRecord(name=type(model).__name__, weights_sha256=None)
         if settings.model is not None:
@@ -107,14 +109,21 @@ class Run:
             settings = settings.model_copy(update={"cache": cache})
         folder = new_folder(output, described.name)
         try:
-            prepared = prepare(settings, space, profile, model=model, task=task, say=say)
+            prepared = prepare(
+                settings, space, profile, others=others, model=model, task=task, say=say
+            )
         except BaseException:
             with contextlib.suppress(OSError):  # not empty: then it stays
                 folder.rmdir()
                 if output is None:
                     folder.parent.rmdir()
             raise
-        settings = settings.model_copy(update={"precision": prepared.numerics.precision})
+        settings = settings.model_copy(
+            update={
+                "precision": prepared.numerics.precision,
+                "objective": (ACCURACY, *prepared.problem.goals.costs),
+            }
+        )
         record = RunRecord(
             created=now(),
             settings=settings,
@@ -122,6 +131,7 @@ class Run:
             space=space,
             profile=profile,
             driver=secrets.token_hex(8),
+            profiles=others,
             versions=versions(),
         )
         return cls(RunDirectory(folder, record), prepared)
@@ -170,7 +180,15 @@ class Run:
                     f"the weights in {settings.weights} have changed since the run began; "
                     "put the old file back, or start a new run"
                 )
-        prepared = prepare(settings, record.space, record.profile, model=model, task=task, say=say)
+        prepared = prepare(
+            settings,
+            record.space,
+            record.profile,
+            others=record.profiles,
+            model=model,
+            task=task,
+            say=say,
+        )
         record = record.model_copy(update={"settings": settings})
         return cls(RunDirectory(directory.path, record), prepared)
 
@@ -328,9 +346,9 @@ def _test_accuracies(driver: StudyDriver, evaluator: Evaluator, say: Say) -> dic
     """
     stored: Mapping[str, float] = driver.study.user_attrs.get(_TEST_ACCURACY, {})
     tested = {int(number): accuracy for number, accuracy in stored.items()}
-    budget = driver.problem.budget_ms
-    chosen = chosen_record(driver.records, budget)
-    reported = [driver.dense, chosen, *front_records(driver.records, budget)]
+    goals = driver.problem.goals
+    chosen = chosen_record(driver.records, goals)
+    reported = [driver.dense, chosen, *front_records(driver.records, goals)]
     for record in reported:
         if record is None or record.number in tested:
             continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from autoprune.pruning.criterion import CRITERIA, Batches, build_criterion
 from autoprune.pruning.merge import Calibrated
 from autoprune.pruning.realiser import REALISERS
 from autoprune.pruning.verify import verified
+from autoprune.run.goals import Measures
 from autoprune.run.settings import RunSettings
 from autoprune.strategy.budget import check
 from autoprune.strategy.damage import Damage
@@ -64,6 +66,7 @@ def prepare(
     space_settings: SpaceSettings,
     profile: DeviceProfile,
     *,
+    others: Mapping[str, DeviceProfile] = MappingProxyType({}),
     model: nn.Module | None = None,
     task: Task | None = None,
     say: Say,
@@ -74,12 +77,13 @@ def prepare(
         settings: Checked settings.
         space_settings: The search space.
         profile: The device profile.
+        others: Profiles of other devices that objectives and limits name.
         model: The model where ``settings.model`` is ``None``.
         task: The task where ``settings.data`` is ``None``.
         say: Hears of oddities that stop nothing.
 
     Raises:
-        AutopruneError: Something named does not exist, does not fit, or cannot meet the budget.
+        AutopruneError: Something named does not exist, does not fit, or cannot meet the limits.
     """
     task = task or task_of(settings)
     if settings.metric == "kl":
@@ -98,13 +102,23 @@ def prepare(
             f"({reasons or 'no group'}); `autoprune inspect` lists groups and what is frozen"
         )
     predictor = predictor_for(network.ops, profile)
+    latency = space_latency(space, predictor.predict)
+    measures = Measures(space, network.ops, profile, latency, others, say)
+    most = {
+        "params": settings.max_params,
+        "macs": settings.max_macs,
+        "memory": settings.max_memory_mb,
+    }
     problem = Problem(
         space,
-        space_latency(space, predictor.predict),
+        latency,
         settings.budget_ms,
         ops=space_ops(space, network.ops),
         loss_offset=DIVERGENCE_OFFSET if settings.metric == "kl" else 0.0,
         guess_loss=_guess_loss(task, network.model),
+        costs=measures.objectives(settings.objective),
+        limits=measures.limits(most, settings.max_latency_ms),
+        min_accuracy=settings.min_accuracy,
     )
     check(problem)
     for note in predictor.notes:

@@ -16,7 +16,7 @@ import pydantic
 from torch import nn
 
 from autoprune.errors import RunError
-from autoprune.execution.driver import INTERRUPTED, Record, best_record
+from autoprune.execution.driver import INTERRUPTED, Record, admitted, best_record
 from autoprune.export.package import load
 from autoprune.files import write_atomically
 from autoprune.report.data import (
@@ -31,6 +31,7 @@ from autoprune.report.data import (
 from autoprune.report.html import write_report
 from autoprune.report.tables import FRONT_COLUMNS, write_tables
 from autoprune.run.directory import NETWORK_FOLDER, REPORT_FILE
+from autoprune.strategy.goals import Goals, column
 from autoprune.strategy.pareto import knee, pareto_mask
 
 T = TypeVar("T")
@@ -59,16 +60,18 @@ class SearchResult:
     Attributes:
         directory: The run directory with all files.
         points: The Pareto front, fastest network first.
-        best: The most accurate network under the budget, without a budget the front's knee;
-            ``None`` where no network was found.
+        best: The most accurate network under the budget; without a budget the one of least cost
+            that is as accurate as was asked for, or else the front's knee. ``None`` where no
+            network was found.
         dense: The network before pruning.
         budget_ms: The latency budget, ``None`` for none.
         device: The device profile.
-        hypervolume: Mean accuracy over all budgets up to the unpruned network's latency.
+        hypervolume: Mean accuracy over all budgets up to the unpruned network's costs.
         trials: How many trials there are, the unpruned network and copies included.
         failures: How many trials failed, by reason, the most frequent first; those that a stop
             interrupted are left out.
         stopped: Why the search ended.
+        unmet: Why there is no best network; empty where there is one.
     """
 
     directory: Path
@@ -81,6 +84,7 @@ class SearchResult:
     trials: int
     failures: dict[str, int]
     stopped: str
+    unmet: str = ""
 
     @property
     def front(self) -> pd.DataFrame:
@@ -89,9 +93,8 @@ class SearchResult:
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the Pareto front with the columns of ``front.csv``."""
-        return pd.DataFrame(
-            [dataclasses.asdict(point) for point in self.points], columns=list(FRONT_COLUMNS)
-        )
+        columns = [*FRONT_COLUMNS, *self.dense.extra]
+        return pd.DataFrame([point.flat() for point in self.points], columns=columns)
 
     def load_best(self, model: nn.Module | None = None) -> nn.Module:
         """Return the best network, in eval mode.
@@ -103,7 +106,7 @@ class SearchResult:
             RunError: The run found no network.
         """
         if self.best is None:
-            raise RunError(f"the run in {self.directory} found no network; see its report")
+            raise RunError(f"the run in {self.directory} found no network: {self.unmet}")
         # The run was ours, and so was the code it named.
         return load(self.directory / NETWORK_FOLDER, model, trust_source=True)
 
@@ -113,26 +116,36 @@ class SearchResult:
         return values | {"directory": str(self.directory)}
 
 
-def front_records(records: Sequence[Record], budget_ms: float | None) -> list[Record]:
-    """Return the Pareto front of the networks within the budget, fastest first."""
-    within = [
-        record
-        for record in records
-        if record.complete
-        and record.duplicate_of is None
-        and (budget_ms is None or record.evaluation.latency_ms <= budget_ms)
-    ]
-    mask = pareto_mask(*_axes(within))
+def front_records(records: Sequence[Record], goals: Goals) -> list[Record]:
+    """Return the Pareto front of the networks that the goals admit, fastest first."""
+    within = [record for record in admitted(records, goals) if record.duplicate_of is None]
+    mask = pareto_mask(*_axes(within, goals))
     front = [record for record, on in zip(within, mask, strict=True) if on]
     return sorted(front, key=lambda record: record.evaluation.latency_ms)
 
 
-def chosen_record(records: Sequence[Record], budget_ms: float | None) -> Record | None:
-    """Return the best record under the budget, or the front's knee where there is none."""
-    if budget_ms is not None:
-        return best_record([r for r in records if r.duplicate_of is None], budget_ms)
-    front = front_records(records, None)
-    return front[knee(*_axes(front))] if front else None
+def chosen_record(records: Sequence[Record], goals: Goals) -> Record | None:
+    """Return the best record by budget or accuracy, or the front's knee where there is neither."""
+    if goals.budget_ms is not None or goals.min_accuracy is not None:
+        return best_record([r for r in records if r.duplicate_of is None], goals)
+    front = front_records(records, goals)
+    return front[knee(*_axes(front, goals))] if front else None
+
+
+def unmet(records: Sequence[Record], goals: Goals) -> str:
+    """Return why no record can be chosen; empty where one can."""
+    if chosen_record(records, goals) is not None:
+        return ""
+    least = goals.min_accuracy
+    inside = admitted(records, dataclasses.replace(goals, min_accuracy=None))
+    if least is None or not inside:
+        return "no evaluation within the limits gave a network; see the failures in the report"
+    best = max(inside, key=lambda record: record.evaluation.accuracy)
+    return (
+        f"no network within the limits reaches the accuracy of {least:.1%}; the best of "
+        f"{len(inside)}, trial {best.number}, has {best.evaluation.accuracy:.1%}. Ask for less "
+        "accuracy, allow more, or search on"
+    )
 
 
 def report_data(
@@ -140,7 +153,7 @@ def report_data(
     *,
     model_name: str,
     profile: ProfileFacts,
-    budget_ms: float | None,
+    goals: Goals,
     dense: Record,
     chosen: ChosenNetwork | None,
     run: RunFacts,
@@ -152,29 +165,32 @@ def report_data(
         records: Every trial that has ended, in that order.
         model_name: What the model is called.
         profile: The device profile.
-        budget_ms: The latency budget.
+        goals: What networks are judged by.
         dense: The unpruned network's record.
         chosen: The recommended network.
         run: How the run was made.
         test_accuracy: By trial number, where it was computed.
     """
-    front = {record.number for record in front_records(records, budget_ms)}
+    front = {record.number for record in front_records(records, goals)}
     rows = [
         _row(record, test_accuracy) | {"on_front": record.number in front} for record in records
     ]
     return ReportData(
         model_name=model_name,
         profile=profile,
-        budget_ms=budget_ms,
-        dense=NetworkFacts(**_facts(dense, test_accuracy)),
-        trials=trial_table(rows),
+        budget_ms=goals.budget_ms,
+        costs=goals.costs,
+        dense=NetworkFacts.of_row(_facts(dense, test_accuracy)),
+        trials=trial_table(rows, extra=tuple(map(column, goals.extra))),
         hypervolume=tuple(record.hypervolume for record in records),
         chosen=chosen,
         run=run,
     )
 
 
-def result_from(data: ReportData, directory: Path, stopped: str) -> SearchResult:
+def result_from(
+    data: ReportData, directory: Path, stopped: str, *, unmet: str = ""
+) -> SearchResult:
     """Return the search's result for Python and the command line."""
     points = tuple(
         FrontPoint(trial=int(row["number"]), **dataclasses.asdict(NetworkFacts.of_row(row)))
@@ -196,6 +212,7 @@ def result_from(data: ReportData, directory: Path, stopped: str) -> SearchResult
         trials=len(data.trials),
         failures={str(reason): int(number) for reason, number in failures.items()},
         stopped=stopped,
+        unmet=unmet,
     )
 
 
@@ -208,6 +225,7 @@ def write_results(data: ReportData, folder: Path) -> None:
         "model_name": data.model_name,
         "profile": dataclasses.asdict(data.profile),
         "budget_ms": data.budget_ms,
+        "costs": list(data.costs),
         "dense": dataclasses.asdict(data.dense),
         "chosen": None if data.chosen is None else dataclasses.asdict(data.chosen),
         "run": dataclasses.asdict(data.run),
@@ -238,9 +256,10 @@ def read_results(folder: str | os.PathLike[str]) -> ReportData:
             )
         table = pd.read_parquet(Path(folder) / TRIALS_FILE)
         return ReportData(
-            trials=table[list(TRIAL_COLUMNS)].astype(TRIAL_COLUMNS),
+            trials=table.drop(columns="hypervolume").astype(TRIAL_COLUMNS),
             model_name=str(facts["model_name"]),
             budget_ms=facts["budget_ms"],
+            costs=tuple(facts.get("costs", ReportData.costs)),
             hypervolume=tuple(table["hypervolume"].tolist()),
             profile=_restored(ProfileFacts, facts["profile"]),
             dense=_restored(NetworkFacts, facts["dense"]),
@@ -255,11 +274,12 @@ def _restored(kind: type[T], values: Mapping[str, Any]) -> T:
     return pydantic.TypeAdapter(kind).validate_python(values)
 
 
-def _axes(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
-    """Return accuracy and latency of records as two arrays."""
+def _axes(records: Sequence[Record], goals: Goals) -> tuple[np.ndarray, np.ndarray]:
+    """Return accuracy and costs of records as two arrays."""
+    costs = [[record.evaluation.cost(name) for name in goals.costs] for record in records]
     return (
         np.array([record.evaluation.accuracy for record in records], float),
-        np.array([record.evaluation.latency_ms for record in records], float),
+        np.array(costs, float).reshape(len(records), len(goals.costs)),
     )
 
 
@@ -293,4 +313,5 @@ def _facts(record: Record, test_accuracy: Mapping[int, float]) -> dict[str, Any]
         "samples": scores.samples or None,
         "loss_stderr": None if math.isnan(scores.loss_stderr) else scores.loss_stderr,
         "test_accuracy": test_accuracy.get(record.number),
+        **{column(name): value for name, value in scores.costs.items()},
     }

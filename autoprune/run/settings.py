@@ -13,7 +13,9 @@ from autoprune.evaluation import Metric
 from autoprune.latency.profile import load_profile
 from autoprune.pruning.criterion import CRITERIA
 from autoprune.pruning.realiser import REALISERS
+from autoprune.run.goals import ACCURACY, counted, objective_fault, objective_names
 from autoprune.run.storage import checked_storage, masked
+from autoprune.strategy.goals import LATENCY
 from autoprune.strategy.registry import WARM_START_DAMAGE, check_sampler, wanted_damage
 from autoprune.strategy.settings import load_space_settings
 from autoprune.tasks.numerics import Precision
@@ -23,6 +25,8 @@ STUDY_NAME = "autoprune"
 
 _PositiveFloat = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 _PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+#: A whole number that may be written as ``1.5M``.
+_Count = Annotated[int, pydantic.BeforeValidator(counted), pydantic.Field(ge=1)]
 
 
 class RunSettings(pydantic.BaseModel):
@@ -34,6 +38,15 @@ class RunSettings(pydantic.BaseModel):
         data: One line that names the task, ``None`` where it was given as an object.
         device: Name or path of the device profile.
         budget_ms: Latency no candidate may exceed, for one batch; ``None`` for no limit.
+        objective: ``"accuracy"`` and then the costs that the front is sought of: ``"latency"``,
+            ``"latency@DEVICE"``, ``"macs"``, ``"params"``, ``"memory"``, ``"energy"`` or
+            ``"energy@DEVICE"``; also as one text with commas.
+        max_params: Parameters that no candidate may exceed; ``"1.5M"`` is a million and a half.
+        max_macs: Multiply-accumulates of one batch that no candidate may exceed.
+        max_memory_mb: Megabytes of weights and largest activations that none may exceed.
+        max_latency_ms: Milliseconds that no candidate may exceed on other devices, by their names.
+        min_accuracy: Fraction right on the search split that a network must reach to be on the
+            front. Without a budget, the fastest such network is the best.
         batch: Samples per deployment batch; ``None`` is the task's own.
         trials: Evaluations, the unpruned network not counted.
         time_limit: No evaluation starts after this many seconds of one session.
@@ -72,6 +85,15 @@ class RunSettings(pydantic.BaseModel):
     data: str | None = "digits"
     device: str
     budget_ms: _PositiveFloat | None = None
+    objective: Annotated[tuple[str, ...], pydantic.BeforeValidator(objective_names)] = (
+        ACCURACY,
+        LATENCY,
+    )
+    max_params: _Count | None = None
+    max_macs: _Count | None = None
+    max_memory_mb: _PositiveFloat | None = None
+    max_latency_ms: dict[str, _PositiveFloat] = {}
+    min_accuracy: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
     batch: _PositiveInt | None = None
     trials: _PositiveInt = 50
     time_limit: _PositiveFloat | None = None
@@ -169,6 +191,22 @@ def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
                 look_up(value)
             except AutopruneError as error:
                 faults.append(error)
+    return faults + _wrong_goals(values)
+
+
+def _wrong_goals(values: Mapping[str, Any]) -> list[AutopruneError]:
+    """Return what is wrong with objectives, and devices of limits that are not found."""
+    faults: list[AutopruneError] = []
+    names = objective_names(values.get("objective", (ACCURACY, LATENCY)))
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        fault = objective_fault(names, values.get("device"))
+        faults += [] if fault is None else [fault]
+    most = values.get("max_latency_ms")
+    for device in most if isinstance(most, Mapping) else ():
+        try:
+            load_profile(device)
+        except AutopruneError as error:
+            faults.append(error)
     return faults
 
 

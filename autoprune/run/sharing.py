@@ -16,7 +16,8 @@ SEARCH = "search"
 #: Settings that decide what a candidate is, and what it scores.
 _DECISIVE = (
     *("data", "budget_ms", "batch", "criterion", "realise", "metric", "racing", "precision"),
-    *("calibration_samples", "search_samples", "seed"),
+    *("calibration_samples", "search_samples", "seed", "objective", "max_params", "max_macs"),
+    *("max_memory_mb", "max_latency_ms", "min_accuracy"),
 )
 
 

@@ -80,7 +80,8 @@ class AnalyticEvaluator:
     def _evaluation(
         self, candidate: Candidate, *, loss: float, reason: str, rungs: tuple[Score, ...] = ()
     ) -> Evaluation:
-        kept = int(self.problem.space.widths([candidate]).sum())
+        widths, keep = self.problem.space.widths([candidate]), self.problem.space.keep([candidate])
+        kept = int(widths.sum())
         return Evaluation(
             candidate=candidate,
             status="failed" if reason else "complete" if len(rungs) == 2 else "screened",
@@ -89,9 +90,10 @@ class AnalyticEvaluator:
             samples=rungs[-1].samples if rungs else 0,
             loss_stderr=self.stderr if rungs else math.nan,
             rungs=rungs,
-            latency_ms=float(self.problem.latency_ms([candidate])[0]),
+            latency_ms=float(self.problem.latency(widths, keep)[0]),
             macs=kept**2,
             params=kept,
+            costs=self.problem.extra_costs(candidate),
             seconds=self.seconds,
             reason=reason,
         )

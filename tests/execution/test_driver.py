@@ -17,6 +17,7 @@ from autoprune.execution.driver import (
     best_record,
     read_records,
 )
+from autoprune.strategy.goals import Goals
 from autoprune.strategy.pareto import hypervolume
 from autoprune.strategy.registry import build_sampler
 from autoprune.strategy.space import Candidate
@@ -292,7 +293,7 @@ def test_network_worse_than_one_as_fast_is_screened_and_counts_for_nothing_but_t
     assert trial.values[0] == pytest.approx(0.375)
     assert worse.counted
     assert worse.hypervolume == driver.records[0].hypervolume
-    assert best_record([worse], None) is None
+    assert best_record([worse], Goals()) is None
     assert driver.records == read_records(driver.study, driver.problem.space)
     assert [r.evaluation.status for r in whole.records] == ["complete", "complete"]
 
@@ -356,5 +357,5 @@ def test_best_is_most_accurate_then_least_loss_then_fastest_then_first(budget_ms
         scored(5, 0.5, 1.0, 3.0),
         scored(6, 0.5, 1.0, 3.0),
     ]
-    found = best_record(reversed(records), budget_ms)
+    found = best_record(reversed(records), Goals(budget_ms=budget_ms))
     assert (found.number if found else None) == best

@@ -77,7 +77,9 @@ class _Scaled(nn.Module):
         return self.b(y * (1 + self.fault * y.shape[1]))
 
 
-@pytest.mark.parametrize(("fault", "found"), [(0.0, False), (1e-6, True), (1e-5, True), (1e-3, True)])
+@pytest.mark.parametrize(
+    ("fault", "found"), [(0.0, False), (1e-6, True), (1e-5, True), (1e-3, True)]
+)
 def test_small_faults_are_no_rounding(fault: float, found: bool) -> None:
     torch.manual_seed(0)
     network = verified(trace(_Scaled(fault), torch.randn(5, 4)))

@@ -15,6 +15,7 @@ from autoprune.run.results import (
     result_from,
     write_results,
 )
+from autoprune.strategy.goals import Goals
 from autoprune.testing.evaluators import AnalyticEvaluator, analytic_problem
 
 
@@ -56,7 +57,7 @@ def data(records):
         records,
         model_name="net",
         profile=profile,
-        budget_ms=10.0,
+        goals=Goals(budget_ms=10.0),
         dense=records[0],
         chosen=ChosenNetwork(trial=1, widths=(GroupWidth("conv1", 3, 8),), removed_blocks=("b",)),
         run=RunFacts(settings={"seed": 3}, versions={"autoprune": "0"}, seed=3),
@@ -65,17 +66,17 @@ def data(records):
 
 
 def test_front_holds_what_nobody_beats_within_the_budget(records):
-    assert [r.number for r in front_records(records, 10.0)] == [6, 2, 1]
-    assert [r.number for r in front_records(records, None)] == [6, 2, 1, 0]
-    assert front_records(records, 1.0) == []
+    assert [r.number for r in front_records(records, Goals(budget_ms=10.0))] == [6, 2, 1]
+    assert [r.number for r in front_records(records, Goals(budget_ms=None))] == [6, 2, 1, 0]
+    assert front_records(records, Goals(budget_ms=1.0)) == []
 
 
 def test_chosen_is_the_best_under_the_budget_or_the_knee(records):
-    assert chosen_record(records, 10.0).number == 1
-    assert chosen_record(records, 5.0).number == 2  # and not its copy
+    assert chosen_record(records, Goals(budget_ms=10.0)).number == 1
+    assert chosen_record(records, Goals(budget_ms=5.0)).number == 2  # and not its copy
     # above the line from (2 ms, 0.20) to (20 ms, 0.99): trial 1 by 0.497, trial 2 by 0.466
-    assert chosen_record(records, None).number == 1
-    assert chosen_record(records, 1.0) is None
+    assert chosen_record(records, Goals(budget_ms=None)).number == 1
+    assert chosen_record(records, Goals(budget_ms=1.0)) is None
 
 
 def test_trials_that_gave_no_new_network_say_why(data):
