@@ -22,9 +22,6 @@ from autoprune.strategy.options import parse_options
 if TYPE_CHECKING:
     from autoprune.run import Run, SearchResult
 
-#: What ``--resume`` may be combined with, beside the options about output.
-_LIMITS = ("trials", "time_limit", "workers", "study_storage")
-
 
 def search(
     model_name: Annotated[
@@ -200,11 +197,51 @@ def search(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Evaluations side by side. \\[default: physical cores]"),
+        typer.Option(
+            "--workers",
+            "--max-concurrent",
+            metavar="N",
+            help="Evaluations side by side. \\[default: physical cores, or all of a Ray cluster]",
+        ),
     ] = None,
     executor: Annotated[
         str | None,
         typer.Option(metavar="ray|inline", help="Worker processes or this one. \\[default: ray]"),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local[:N]|auto|ray://HOST:PORT",
+            help="Ray to work on, see docs/cluster.md. \\[default: RAY_ADDRESS, or local]",
+        ),
+    ] = None,
+    cpus_per_trial: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="CPUs, and threads, of an evaluation. \\[default: 1]"),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="GPUs of an evaluation, 0.25 shares one. \\[default: 0]"),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URL", help="Keep Ray Tune's files there: a folder, s3://..., gs://..."
+        ),
+    ] = None,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Begin an evaluation again N times if its worker dies. \\[default: 1]"
+        ),
+    ] = None,
+    ship_package: Annotated[
+        bool | None,
+        typer.Option("--ship-package", help="Send autoprune and the model's package to workers."),
+    ] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(metavar="tensorboard|mlflow|wandb", help="Log trials; may be repeated."),
     ] = None,
     resume: Annotated[
         Path | None,
@@ -258,6 +295,13 @@ def search(
         "study_name": study_name,
         "workers": workers,
         "executor": executor,
+        "ray": ray,
+        "cpus_per_trial": cpus_per_trial,
+        "gpus_per_trial": gpus_per_trial,
+        "storage": storage,
+        "max_failures": max_failures,
+        "ship_package": ship_package,
+        "loggers": logger or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -314,8 +358,10 @@ def _new_run(given: dict[str, Any], output: Path | None, console: Console) -> Ru
 
 def _old_run(given: dict[str, Any], output: Path | None, resume: Path, console: Console) -> Run:
     from autoprune.run import Run
+    from autoprune.run.settings import CHANGEABLE
 
-    foreign = sorted((given.keys() - set(_LIMITS)) | ({"output"} if output else set()))
+    allowed = {*CHANGEABLE, "study_storage"}
+    foreign = sorted((given.keys() - allowed) | ({"output"} if output else set()))
     if foreign:
         options = ", ".join(_flag(name) for name in foreign)
         raise SettingsError(
@@ -330,7 +376,8 @@ def _old_run(given: dict[str, Any], output: Path | None, resume: Path, console: 
 
 def _flag(setting: str) -> str:
     """Return the option that gives a setting."""
-    return "--sampler-option" if setting == "sampler_options" else f"--{setting.replace('_', '-')}"
+    repeated = {"sampler_options": "sampler-option", "loggers": "logger"}
+    return f"--{repeated.get(setting, setting.replace('_', '-'))}"
 
 
 def _execute(run: Run, console: Console) -> SearchResult:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.network.factory import parse_call
 
 #: Loggers by name, with the package that each needs and what to install for it.
 LOGGERS = {
@@ -17,7 +20,7 @@ LOGGERS = {
 }
 
 _LOCAL = re.compile(r"local(?::(?P<cpus>[1-9]\d*))?")
-_ADDRESS = re.compile(r"(ray://)?[\w.\-\[\]:]+:\d+")
+_ADDRESS = re.compile(r"(?!local:)(ray://)?[\w.\-\[\]:]+:\d+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,3 +94,32 @@ def check_logger(name: str) -> None:
     module, extra = LOGGERS[name]
     if importlib.util.find_spec(module) is None:
         raise SettingsError(f"the logger {name!r} needs a package more: pip install '{extra}'")
+
+
+def shipped_packages(specs: Iterable[str | None]) -> list[str]:
+    """Return the packages of functions that were named ``package.module:factory``.
+
+    Those that are installed are expected on the workers as well; what lies elsewhere, as on
+    ``PYTHONPATH``, has to be sent. A ``file.py:factory`` needs nothing: what came of it travels
+    with its code.
+
+    Args:
+        specs: Of model and data; ``None`` where an object was given.
+    """
+    heads = {
+        call.head.partition(".")[0]
+        for call in (parse_call(spec, error=SettingsError) for spec in specs if spec)
+        if call is not None and not call.in_file
+    }
+    return sorted(head for head in heads if _lies_outside(head))
+
+
+def _lies_outside(package: str) -> bool:
+    """Return whether a package was found outside the folders of installed ones."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # made at run time
+        return False
+    if spec is None or spec.origin in (None, "built-in", "frozen"):
+        return False
+    return not Path(spec.origin).resolve().is_relative_to(Path(sys.prefix).resolve())

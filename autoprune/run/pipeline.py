@@ -17,9 +17,9 @@ from autoprune.errors import RunError, SettingsError
 from autoprune.evaluation import Evaluates, Evaluator
 from autoprune.execution import inline
 from autoprune.execution.cache import CachedEvaluator, EvaluationCache, context_of
+from autoprune.execution.cluster import Cluster, shipped_packages
 from autoprune.execution.driver import Limits, Listener, Record, StudyDriver
 from autoprune.execution.session import Session
-from autoprune.execution.workers import worker_count
 from autoprune.latency.profile import load_profile
 from autoprune.network.source import ModelSource
 from autoprune.run.directory import (
@@ -104,6 +104,9 @@ class Run:
         if settings.study_storage is not None:
             storage = checked_storage(settings.study_storage)
             settings = settings.model_copy(update={"study_storage": storage})
+        if settings.storage is not None and "://" not in settings.storage:
+            storage = str(Path(settings.storage).expanduser().absolute())
+            settings = settings.model_copy(update={"storage": storage})
         if settings.cache is not None:
             cache = str(Path(settings.cache).expanduser().absolute())
             settings = settings.model_copy(update={"cache": cache})
@@ -334,8 +337,32 @@ def _search(driver: StudyDriver, evaluator: Evaluates, directory: RunDirectory) 
     tune.run(
         driver,
         evaluator,
-        workers=min(settings.workers or worker_count(), settings.trials),
+        workers=settings.workers,
         scratch=directory.path / SCRATCH_FOLDER,
+        cluster=_cluster(settings, evaluator),
+    )
+
+
+def _cluster(settings: RunSettings, evaluator: Evaluates) -> Cluster:
+    """Return what a run asks of Ray."""
+    files: tuple[Path, ...] = ()
+    if isinstance(evaluator, CachedEvaluator):
+        files, evaluator = (evaluator.cache.path,), evaluator.evaluator
+    if isinstance(evaluator, Evaluator):
+        files += evaluator.task.files
+    packages: tuple[str, ...] = ()
+    if settings.ship_package:
+        packages = ("autoprune", *shipped_packages([settings.model, settings.data]))
+    return Cluster(
+        address=settings.ray,
+        cpus_per_trial=settings.cpus_per_trial,
+        gpus_per_trial=settings.gpus_per_trial,
+        storage=settings.storage,
+        max_failures=settings.max_failures,
+        time_limit_s=settings.trial_time_limit,
+        packages=packages,
+        files=files,
+        loggers=settings.loggers,
     )
 
 

@@ -10,6 +10,7 @@ import pydantic
 
 from autoprune.errors import AutopruneError, SettingsError
 from autoprune.evaluation import Metric
+from autoprune.execution.cluster import check_address, check_logger
 from autoprune.latency.profile import load_profile
 from autoprune.pruning.criterion import CRITERIA
 from autoprune.pruning.realiser import REALISERS
@@ -19,6 +20,12 @@ from autoprune.strategy.goals import LATENCY
 from autoprune.strategy.registry import WARM_START_DAMAGE, check_sampler, wanted_damage
 from autoprune.strategy.settings import load_space_settings
 from autoprune.tasks.numerics import Precision
+
+#: What a run may change when it goes on: limits, and where and how it is executed.
+CHANGEABLE = (
+    *("trials", "time_limit", "workers", "trial_time_limit", "max_failures"),
+    *("ray", "cpus_per_trial", "gpus_per_trial", "storage", "ship_package", "loggers"),
+)
 
 #: Name of a study, unless another one is asked for.
 STUDY_NAME = "autoprune"
@@ -64,6 +71,13 @@ class RunSettings(pydantic.BaseModel):
         seed: Of the sampler, of random weights and of checks.
         workers: Evaluations side by side; ``None`` is one per physical core.
         executor: ``"ray"`` for worker processes, ``"inline"`` for one after the other in this one.
+        ray: The Ray that is worked on, see :class:`~autoprune.execution.cluster.Cluster`.
+        cpus_per_trial: CPUs, and threads, of one evaluation.
+        gpus_per_trial: GPUs of one evaluation; a fraction shares one.
+        storage: Folder or address where Ray Tune's files are kept; ``None`` removes them.
+        max_failures: How often an evaluation is begun again whose worker died.
+        ship_package: Whether workers get autoprune, and the packages of model and data, from here.
+        loggers: Names in :data:`autoprune.execution.cluster.LOGGERS`.
         metric: What is minimised beside latency: ``"loss"``, or ``"kl"`` for the divergence from
             the unpruned network's answers, which needs no labels.
         racing: Whether scoring ends early where a network as fast is clearly better.
@@ -108,6 +122,13 @@ class RunSettings(pydantic.BaseModel):
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
     workers: _PositiveInt | None = None
     executor: Literal["ray", "inline"] = "ray"
+    ray: str | None = None
+    cpus_per_trial: _PositiveFloat = 1.0
+    gpus_per_trial: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] = 0.0
+    storage: str | None = None
+    max_failures: Annotated[int, pydantic.Field(ge=0)] = 1
+    ship_package: bool = False
+    loggers: tuple[str, ...] = ()
     metric: Metric = "loss"
     racing: bool = True
     precision: Precision = "auto"
@@ -132,7 +153,7 @@ class RunSettings(pydantic.BaseModel):
             UnknownNameError: One name is unknown, and nothing else is wrong.
             SettingsError: Something is wrong; the message lists all of it.
         """
-        faults = _wrong_names(values)
+        faults = _wrong_names(values) + _wrong_ray(values)
         try:
             settings = cls.model_validate(dict(values))
         except pydantic.ValidationError as error:
@@ -152,24 +173,28 @@ class RunSettings(pydantic.BaseModel):
         """Return the settings with new limits, the only ones a run may change when it goes on.
 
         Args:
-            limits: ``trials``, ``time_limit`` or ``workers``.
+            limits: Of :data:`CHANGEABLE`.
 
         Raises:
             SettingsError: Another setting came, or a value is wrong.
         """
-        others = sorted(set(limits) - {"trials", "time_limit", "workers"})
+        others = sorted(set(limits) - set(CHANGEABLE))
         if others:
             raise SettingsError(
                 f"a run goes on with its own settings; only trials, time_limit and workers may "
-                f"change, not {', '.join(others)}. Start a new run for that"
+                f"change, and what Ray is asked for, not {', '.join(others)}. "
+                "Start a new run for that"
             )
         try:
             # Not from a dump, which lacks the password of the study's storage.
-            return type(self).model_validate(dict(self) | dict(limits))
+            settings = type(self).model_validate(dict(self) | dict(limits))
         except pydantic.ValidationError as error:
             raise SettingsError(
                 "; ".join(_fault(entry) for entry in error.errors(include_url=False))
             ) from None
+        for fault in _wrong_ray(dict(settings)):
+            raise fault
+        return settings
 
 
 def _wrong_names(values: Mapping[str, Any]) -> list[AutopruneError]:
@@ -207,6 +232,31 @@ def _wrong_goals(values: Mapping[str, Any]) -> list[AutopruneError]:
             load_profile(device)
         except AutopruneError as error:
             faults.append(error)
+    return faults
+
+
+def _wrong_ray(values: Mapping[str, Any]) -> list[AutopruneError]:
+    """Return what is wrong with what Ray is asked for, or that it is not to be used."""
+    faults: list[AutopruneError] = []
+    for name, look_up in (("ray", check_address), ("loggers", check_logger)):
+        value = values.get(name) or ()
+        for text in value if isinstance(value, list | tuple) else [value]:
+            try:
+                look_up(str(text))
+            except AutopruneError as error:
+                faults.append(error)
+    asked = [
+        name
+        for name in ("ray", "gpus_per_trial", "storage", "ship_package", "loggers")
+        if values.get(name)
+    ]
+    if values.get("executor") == "inline" and asked:
+        faults.append(
+            SettingsError(
+                f"executor: 'inline' evaluates in this process, without {', '.join(asked)}; leave "
+                "that out, or take the executor 'ray'"
+            )
+        )
     return faults
 
 

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, TypeVar, final
 
 import torch
@@ -73,6 +74,11 @@ class Task(ABC):
     """
 
     name: str
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files and folders that are read while networks are scored; workers must have them."""
+        return ()
 
     @abstractmethod
     def example_inputs(self) -> tuple[Tensor, ...]:

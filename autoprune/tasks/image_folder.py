@@ -70,6 +70,11 @@ class FolderSamples(Samples):
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The first and the last image: a folder that is there but empty is no data."""
+        return (self.paths[0], self.paths[-1]) if self.paths else ()
+
     def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
         """Return the normalised images and the class indices of samples ``start`` to ``stop``.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 
 from torch import Tensor
 
@@ -16,6 +17,11 @@ SEARCH_SAMPLES = 2048
 
 class Samples(ABC):
     """The samples of one split, in an order whose prefixes are like the whole."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files and folders that batches are read from."""
+        return ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -71,6 +77,11 @@ class SplitTask(SampledTask):
         wrong = [f"{key} = {value}" for key, value in numbers.items() if value < 1]
         if wrong:
             raise TaskError(f"the task {name!r} needs at least one of each: {', '.join(wrong)}")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files and folders that batches are read from."""
+        return (*self.training.files, *self.search.files, *self.test.files)
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Return one deployment batch of training samples."""

@@ -1,11 +1,13 @@
 import logging
 import os
+import time
 
 import optuna
 import pytest
 
 from autoprune.errors import RunError
 from autoprune.execution import inline
+from autoprune.execution.cluster import Cluster
 from autoprune.execution.driver import Limits, StudyDriver
 from autoprune.strategy.registry import build_sampler
 from autoprune.testing.evaluators import AnalyticEvaluator, analytic_problem
@@ -116,3 +118,125 @@ def test_torchvision_model_reaches_a_worker_beside_any_torch(tune, tmp_path):
     driver = driver_for(problem, trials=1)
     tune.run(driver, evaluator, workers=1, scratch=tmp_path / "ray")
     assert [record.evaluation.reason for record in driver.records] == [""]
+
+
+def test_data_that_a_node_lacks_end_the_search_before_it_begins(tune, tmp_path):
+    problem = analytic_problem()
+    driver = driver_for(problem, trials=2)
+    cluster = Cluster(files=(tmp_path, tmp_path / "photos"))
+    match = r"(?s)1 faults.*nothing was evaluated.*\(\d.*\): has no \S+/photos\n.*same path"
+    with pytest.raises(RunError, match=match):
+        tune.run(
+            driver,
+            AnalyticEvaluator(problem),
+            workers=1,
+            scratch=tmp_path / "ray",
+            cluster=cluster,
+        )
+    assert driver.records == []
+
+
+def test_asking_for_more_than_there_is_is_refused(tune, tmp_path):
+    problem = analytic_problem()
+    with pytest.raises(RunError, match="no node of the Ray cluster has 1 CPU and 1 GPU"):
+        tune.run(
+            driver_for(problem, trials=2),
+            AnalyticEvaluator(problem),
+            workers=None,
+            scratch=tmp_path / "ray",
+            cluster=Cluster(gpus_per_trial=1.0),
+        )
+
+
+class Sleepy(AnalyticEvaluator):
+    def __call__(self, candidate, bar=()):
+        if candidate.key in self.deadly:
+            time.sleep(60)
+        return self._evaluation(candidate, loss=1.0, reason="")
+
+
+def test_evaluation_beyond_its_time_has_failed_and_the_worker_goes_on(tune, tmp_path):
+    problem = analytic_problem(budget_ms=3.0)
+    reference = driver_for(problem, trials=2)
+    inline.run(reference, AnalyticEvaluator(problem))
+    hanging = [reference.records[0].evaluation.candidate.key]
+    driver = driver_for(problem, trials=2)
+
+    tune.run(
+        driver,
+        Sleepy(problem, deadly=hanging),
+        workers=1,
+        scratch=tmp_path / "ray",
+        cluster=Cluster(time_limit_s=0.5),
+    )
+
+    statuses = [record.evaluation.status for record in driver.records]
+    assert statuses == ["failed", "screened"]
+    assert "longer than 0.5 s" in driver.records[0].evaluation.reason
+
+
+def test_loggers_hear_of_every_evaluation_and_their_files_stay(tune, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    ).EventAccumulator
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    problem = analytic_problem(budget_ms=3.0)
+    driver = driver_for(problem, trials=3)
+
+    tune.run(
+        driver,
+        AnalyticEvaluator(problem),
+        workers=1,
+        scratch=tmp_path / "ray",
+        cluster=Cluster(loggers=("tensorboard", "mlflow")),
+    )
+
+    losses = sorted(record.evaluation.loss for record in driver.records)
+    boards = [accumulator(str(file.parent)).Reload() for file in tmp_path.rglob("events.out*")]
+    logged = [board.Scalars("ray/tune/loss")[0].value for board in boards]
+    assert sorted(logged) == pytest.approx(losses, rel=1e-6)
+    client = mlflow.MlflowClient((tmp_path / "mlruns").as_uri())
+    experiment = client.get_experiment_by_name("autoprune")
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.metrics["loss"] for run in runs) == pytest.approx(losses)
+
+
+@pytest.mark.parametrize("form", ["folder", "uri", "fsspec"])
+def test_files_are_kept_wherever_a_file_system_is_known(tune, tmp_path, form):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    place = {
+        "folder": str(tmp_path / "kept"),
+        "uri": (tmp_path / "kept").as_uri(),
+        "fsspec": "memory:///kept",
+    }[form]
+    problem = analytic_problem()
+    driver = driver_for(problem, trials=1)
+    tune.run(
+        driver,
+        AnalyticEvaluator(problem),
+        workers=1,
+        scratch=tmp_path / "run" / "ray",
+        cluster=Cluster(storage=place),
+    )
+
+    assert driver.records[0].complete
+    if form == "fsspec":
+        assert MemoryFileSystem().ls("/kept/run")
+    else:
+        assert any((tmp_path / "kept" / "run").iterdir())
+    assert not (tmp_path / "run").exists()
+
+
+def test_storage_that_nothing_knows_is_refused(tune, tmp_path):
+    problem = analytic_problem()
+    with pytest.raises(RunError, match="cannot use the storage 'gopher://x'"):
+        tune.run(
+            driver_for(problem, trials=1),
+            AnalyticEvaluator(problem),
+            workers=1,
+            scratch=tmp_path / "ray",
+            cluster=Cluster(storage="gopher://x"),
+        )

@@ -129,3 +129,25 @@ def test_samplers_by_path_are_looked_up(board):
     assert (settings.sampler, settings.damage) == (path, None)
     with pytest.raises(SettingsError, match="has nothing called 'QMC'"):
         RunSettings.checked({"device": board, "sampler": "optuna.samplers:QMC"})
+
+
+def test_what_is_asked_of_ray_is_checked_and_needs_ray():
+    with pytest.raises(
+        SettingsError,
+        match=r"2 settings are wrong:\n.*ray: expected local.*\n.*logger named 'tensorbord'",
+    ):
+        RunSettings.checked({"device": "jetson", "ray": "my", "loggers": ["tensorbord"]})
+    with pytest.raises(
+        SettingsError, match="'inline' evaluates in this process, without ray, storage"
+    ):
+        RunSettings.checked(
+            {"device": "jetson", "executor": "inline", "ray": "local", "storage": "kept"}
+        )
+
+
+def test_run_that_goes_on_may_do_so_on_another_cluster():
+    settings = RunSettings.checked({"device": "jetson", "trials": 3})
+    moved = settings.with_limits({"ray": "ray://head:10001", "gpus_per_trial": 0.5})
+    assert (moved.ray, moved.gpus_per_trial, moved.trials) == ("ray://head:10001", 0.5, 3)
+    with pytest.raises(SettingsError, match="ray: expected local"):
+        settings.with_limits({"ray": "my"})

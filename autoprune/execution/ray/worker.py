@@ -11,6 +11,7 @@ from ray import tune
 
 from autoprune.evaluation import Evaluates
 from autoprune.execution.ray.exchange import decoded
+from autoprune.execution.time_limit import TimeLimited
 from autoprune.network.vision import load_torchvision
 
 #: Seconds that an evaluation beyond its limit has to come back before its process is ended.
@@ -46,6 +47,8 @@ class Worker(tune.Trainable):
             load_torchvision()
         self._evaluator: Evaluates = ray.get(shipped[0])
         self._time_limit_s = time_limit_s
+        if time_limit_s is not None:
+            self._evaluator = TimeLimited(self._evaluator, time_limit_s)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, str]) -> bool:
@@ -56,7 +59,8 @@ class Worker(tune.Trainable):
     def step(self) -> dict[str, object]:
         """Return the evaluation as plain values.
 
-        What hangs where no Python code runs ends the process; Tune then sees a dead worker.
+        An evaluation beyond its limit has failed. What hangs where no Python code runs cannot even
+        be interrupted; its process is ended, and Tune sees a dead worker.
         """
         if self._time_limit_s is not None:
             faulthandler.dump_traceback_later(self._time_limit_s + _GRACE_S, exit=True)
