@@ -148,6 +148,7 @@ class Allocator:
         """
         self.problem = problem
         self.grid = plateau_levels(problem) if grid is None else grid
+        self._last: tuple[Costs, tuple[bytes, bytes, bytes], _Moves] | None = None
 
     # --- what is asked for --------------------------------------------------------------------
 
@@ -307,7 +308,8 @@ class Allocator:
     ) -> tuple[Int[np.ndarray, "n groups"], Bool[np.ndarray, "n blocks"]]:
         """Return the units that levels stand for, full widths inside dropped blocks."""
         space = self.problem.space
-        widths = self.grid.widths[np.arange(levels.shape[1]), levels]
+        table = self.grid.widths
+        widths = table.ravel().take(levels + table.shape[1] * np.arange(len(table)))
         return np.where(space.active(keep), widths, space.sizes), keep
 
     def _ms(
@@ -337,6 +339,19 @@ class Allocator:
     # --- moves --------------------------------------------------------------------------------
 
     def _moves(self, costs: Costs, points: Points) -> _Moves:
+        """Return every single change of every point.
+
+        Steps follow one another on points that the last one left as they are, at another price or
+        with another limit, neither of which matters here; so the last answer is kept.
+        """
+        key = (points.levels.tobytes(), points.keep.tobytes(), points.draw.tobytes())
+        known = self._last
+        if known is None or known[0] is not costs or known[1] != key:
+            known = costs, key, self._listed(costs, points)
+            self._last = known
+        return known[2]
+
+    def _listed(self, costs: Costs, points: Points) -> _Moves:
         """Return every single change of every point."""
         space, groups = self.problem.space, points.levels.shape[1]
         levels, keep = points.levels, points.keep
@@ -510,7 +525,7 @@ class Allocator:
         fits = point.ms[0] + more[:, None] + more <= limit_ms * _PAIR_SLACK
         fits &= moves.place[:, None] < moves.place
         first, second = np.nonzero(fits & (cost < _PAIR_RISE * costs.scale[point.draw[0]]))
-        order = np.argsort(cost[first, second], kind="stable")
+        order = _lowest(cost[first, second], _PAIRS[-1])
         start = 0
         for most in _PAIRS:
             chosen = order[start:most]
@@ -611,6 +626,14 @@ def _best(
     improved = np.zeros(len(points), bool)
     improved[rows[lower]] = True
     return _put(points, rows[lower], tried.take(best[lower])), improved
+
+
+def _lowest(values: Float[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
+    """Return where the lowest values are, in order; equal ones as they stand."""
+    if len(values) <= most:
+        return np.argsort(values, kind="stable")
+    low = np.flatnonzero(values <= np.partition(values, most - 1)[most - 1])
+    return low[np.argsort(values[low], kind="stable")][:most]
 
 
 def _nearest_first(moves: _Moves, point: Points) -> Int[np.ndarray, " m"]:

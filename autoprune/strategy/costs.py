@@ -64,12 +64,15 @@ class Costs:
     ) -> Float[np.ndarray, " n"]:
         """Return the cost of each candidate under the function that ``draw`` names."""
         active = space.active(keep)
-        every = np.arange(levels.shape[1])
-        total = (self.groups[draw[:, None], every, levels] * active).sum(axis=1)
+        groups, count = self.groups.shape[1:]
+        place = levels + count * (np.arange(groups) + groups * draw[:, None])
+        total = (self.groups.ravel().take(place) * active).sum(axis=1)
         total += (~keep * self.blocks[draw]).sum(axis=1)
         if len(self.edges):
             a, b = self.edges.T
-            meet = self.pairs[draw[:, None], np.arange(len(a)), levels[:, a], levels[:, b]]
+            place = (np.arange(len(a)) + len(a) * draw[:, None]) * count**2
+            place += count * levels[:, a] + levels[:, b]
+            meet = self.pairs.ravel().take(place)
             total += (meet * (active[:, a] & active[:, b])).sum(axis=1)
         result: Float[np.ndarray, " n"] = total
         return result
