@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -18,6 +19,7 @@ from autoprune.evaluation import Evaluation
 from autoprune.execution.drafts import Drafts
 from autoprune.execution.session import Session
 from autoprune.execution.standings import standing
+from autoprune.strategy.exhaustion import every_candidate
 from autoprune.strategy.goals import LATENCY, Goals
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate, SearchSpace
@@ -339,7 +341,17 @@ class StudyDriver:
         seconds = self.limits.seconds
         if seconds is not None and self._clock() - self._began >= seconds:
             self.stop(f"the time limit of {seconds:g} s is reached")
+        if self._every and all(self._is_known(candidate) for candidate in self._every):
+            self.stop(
+                f"all {len(self._every)} candidates within the budget are evaluated; "
+                "of those on one plateau of the latency, the widest"
+            )
         return bool(self.stopped)
+
+    @cached_property
+    def _every(self) -> tuple[Candidate, ...] | None:
+        """All candidates, where they are few."""
+        return every_candidate(self.problem)
 
     def _all_begun(self) -> bool:
         """Return whether other drivers evaluate what is left."""

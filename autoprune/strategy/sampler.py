@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import zlib
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autoprune.strategy.budget import project
+from autoprune.strategy.exhaustion import every_candidate
 from autoprune.strategy.moves import neighbour
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
@@ -119,7 +121,13 @@ class CandidateSampler(BaseSampler, abc.ABC):
                 return proposal
             moved = neighbour(space, candidate, rng, moves=1 + attempt // 8)
             proposal = project(self.problem, moved)
-        return candidate
+        left = [c for c in self._every or () if tuple(space.params(c).values()) not in seen]
+        return left[rng.integers(len(left))] if left else candidate
+
+    @cached_property
+    def _every(self) -> tuple[Candidate, ...] | None:
+        """All candidates, where they are few."""
+        return every_candidate(self.problem)
 
 
 def seen_params(

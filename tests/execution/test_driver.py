@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from autoprune.evaluation import Evaluation
 from autoprune.execution import inline
 from autoprune.execution.driver import (
     ATTEMPTS,
@@ -17,11 +19,13 @@ from autoprune.execution.driver import (
     best_record,
     read_records,
 )
+from autoprune.strategy.exhaustion import every_candidate
 from autoprune.strategy.goals import Goals
 from autoprune.strategy.pareto import hypervolume
-from autoprune.strategy.registry import build_sampler
+from autoprune.strategy.registry import SAMPLERS, build_sampler
 from autoprune.strategy.space import Candidate
 from autoprune.testing.evaluators import AnalyticEvaluator, analytic_problem
+from autoprune.testing.samplers import PROBLEMS, made_up_loss, quiet_optuna
 
 
 class Script(BaseSampler):
@@ -125,6 +129,37 @@ def test_proposals_already_known_end_the_search_after_a_bound():
     assert len(evaluator.calls) == 1
     assert len(driver.records) == 5
     assert "already known" in driver.stopped
+
+
+@pytest.mark.parametrize("name", SAMPLERS.names())
+def test_a_search_ends_when_all_candidates_are_evaluated(name):
+    problem = PROBLEMS["few candidates"]
+    every = {candidate.key for candidate in every_candidate(problem)}
+    driver = StudyDriver(study_with(SAMPLERS[name](problem, seed=0)), problem, limits=Limits(50))
+    loss = functools.partial(made_up_loss, problem.space)
+    with quiet_optuna():
+        while (proposal := driver.propose()) is not None:
+            candidate = proposal.candidate
+            driver.record(
+                proposal.number,
+                Evaluation(
+                    candidate=candidate,
+                    status="complete",
+                    loss=loss(candidate),
+                    latency_ms=float(problem.latency_ms([candidate])[0]),
+                    accuracy=math.exp(-loss(candidate)),
+                    macs=1,
+                    params=1,
+                ),
+            )
+    evaluated = {record.evaluation.candidate.key for record in driver.records}
+    if name == "uniform":  # has a family of its own, and only that
+        assert "already known" in driver.stopped
+    else:
+        assert evaluated >= every
+        assert f"all {len(every)} candidates within the budget" in driver.stopped
+    # Hardly anything was proposed twice.
+    assert len(driver.records) <= len(evaluated) + driver.limits.repeats
 
 
 def test_failures_in_a_row_end_the_search():

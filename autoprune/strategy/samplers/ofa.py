@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 #: Ratios and dropped blocks of candidates.
 Rows = tuple[Float[np.ndarray, "_ groups"], Bool[np.ndarray, "_ blocks"]]
 
-#: Losses below it count as it: the logarithm of zero is no number.
-_LEAST_LOSS = 1e-12
+#: Log-losses that differ by less are divided by it all the same.
+_LEAST_SPREAD = 1e-12
 
 
 class OnceForAll(CandidateSampler):
@@ -123,9 +123,9 @@ class OnceForAll(CandidateSampler):
             return self._fit[1]
         from sklearn.neural_network import MLPRegressor  # a second that others need not wait
 
-        logs = np.log(np.maximum(population.loss[:count], _LEAST_LOSS))
+        logs = self.problem.log_loss(population.loss[:count])
         # One scale for all fits would need a guess; constants do not change who is best.
-        target = (logs - logs.mean()) / max(float(logs.std()), _LEAST_LOSS)
+        target = (logs - logs.mean()) / max(float(logs.std()), _LEAST_SPREAD)
         model = MLPRegressor(
             hidden_layer_sizes=(self.hidden_units,) * 3, random_state=self.seed % 2**32
         )
