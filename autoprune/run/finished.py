@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 
 import optuna
 from torch import nn
@@ -15,7 +18,7 @@ from autoprune.execution.driver import Record, read_records
 from autoprune.export.package import PackageMetrics
 from autoprune.pruning.plan import PruningPlan
 from autoprune.report.data import ReportData
-from autoprune.run.directory import RunDirectory
+from autoprune.run.directory import JOURNAL_FILE, RunDirectory
 from autoprune.run.pipeline import Run, make_evaluator, quiet_optuna
 from autoprune.run.preparation import Prepared, Say
 from autoprune.run.results import read_results
@@ -54,14 +57,11 @@ class FinishedRun:
             say: Hears of oddities that stop nothing.
 
         Raises:
-            AutopruneError: There is no finished search, another process searches in it, or
-                something that it names is gone.
+            AutopruneError: There is no finished search, or something that it names is gone.
         """
         results = read_results(RunDirectory.open(path).path)
         run = Run.resume(path, limits={}, model=model, task=task, say=say)
-        with run.directory.locked(), quiet_optuna():
-            study = run.directory.study(optuna.samplers.RandomSampler(), say=say)
-            records = read_records(study, run.prepared.problem.space)
+        records = _records(run, say)
         return cls(run, results, {record.number: record for record in records})
 
     @property
@@ -102,3 +102,16 @@ class FinishedRun:
             macs=scores.macs,
             params=scores.params,
         )
+
+
+def _records(run: Run, say: Say) -> list[Record]:
+    """Return every trial of a run; a study that lies in its folder is read from a copy.
+
+    Opening a study adds to it, and several processes may open a run at once.
+    """
+    directory, space = run.directory, run.prepared.problem.space
+    with tempfile.TemporaryDirectory() as folder, quiet_optuna():
+        if directory.record.settings.study_storage is None:
+            shutil.copy(directory.path / JOURNAL_FILE, folder)
+            directory = RunDirectory(Path(folder), directory.record)
+        return read_records(directory.study(optuna.samplers.RandomSampler(), say=say), space)

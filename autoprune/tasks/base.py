@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar, final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
@@ -153,6 +154,43 @@ class SampledTask(Task):
         """
         batches = self.batches(split, 0, self.samples(split))
         return total_score(run_batches(model, batches, self.sample_scores))
+
+
+class TrainingTask(SampledTask):
+    """A task whose training split gives batches to train on.
+
+    What :meth:`sample_scores` returns as loss is what is minimised, so it must have a gradient.
+    """
+
+    @abstractmethod
+    def training_samples(self) -> int:
+        """Return how many samples the training split has."""
+
+    @abstractmethod
+    def training_batch(
+        self, positions: Int[np.ndarray, " n"], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of training samples, augmented as it suits the data.
+
+        Args:
+            positions: Which samples, each below :meth:`training_samples`.
+            rng: All that is random in the augmentation comes from it.
+        """
+
+
+def needs_training(task: Task) -> TrainingTask:
+    """Return ``task`` where it gives batches to train on.
+
+    Raises:
+        TaskError: It does not.
+    """
+    if not isinstance(task, TrainingTask):
+        raise TaskError(
+            f"the task {task.name!r} gives no batches to train on; derive it from "
+            "autoprune.tasks.base.TrainingTask or autoprune.tasks.split_task.SplitTask, or train "
+            "the network that autoprune.load returns in a loop of your own"
+        )
+    return task
 
 
 def needs_samples(task: Task, purpose: str) -> SampledTask:

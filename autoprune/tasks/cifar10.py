@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 from pydantic import PositiveFloat, PositiveInt
 
 from autoprune.errors import TaskError
+from autoprune.tasks.augmentation import CropAndMirror
 from autoprune.tasks.classification import ArraySamples, ClassificationTask
 from autoprune.tasks.registry import TASKS
 from autoprune.tasks.split_task import SEARCH_SAMPLES
@@ -49,13 +50,17 @@ class _Labelled:
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> ArraySamples:
-        """Return the images at ``positions`` (``None``: all) with a normalisation of [0, 1]."""
+        """Return the images at ``positions`` (``None``: all) with a normalisation of [0, 1].
+
+        For training they are shifted by up to four pixels and mirrored, as it is customary.
+        """
         chosen = slice(None) if positions is None else positions
         return ArraySamples(
             self.pixels[chosen],
             self.targets[chosen],
             mean=tuple(255 * value for value in mean),
             std=tuple(255 * value for value in std),
+            augmentation=CropAndMirror(padding=4),
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoprune.errors import TaskError
+from autoprune.tasks.augmentation import Augmentation
 from autoprune.tasks.base import classification_scores
 from autoprune.tasks.split_task import SEARCH_SAMPLES, Samples, SplitTask
 
@@ -24,12 +25,14 @@ class ArraySamples(Samples):
         targets: Class indices.
         mean: Per channel, in the unit of ``pixels``; subtracted.
         std: Per channel, in the unit of ``pixels``; then divided by.
+        augmentation: Changes raw pixels for training; ``None`` leaves them as they are.
     """
 
     pixels: Num[np.ndarray, "n c h w"]
     targets: Int[np.ndarray, " n"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -40,6 +43,16 @@ class ArraySamples(Samples):
             normalised(self.pixels[start:stop], self.mean, self.std),
             torch.from_numpy(self.targets[start:stop].astype(np.int64)),
         )
+
+    def augmented(
+        self, positions: Int[np.ndarray, " m"], rng: np.random.Generator
+    ) -> tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]]:
+        """Return images, augmented and then normalised, and class indices at ``positions``."""
+        pixels = self.pixels[positions]
+        if self.augmentation is not None:
+            pixels = self.augmentation(pixels, rng)
+        targets = torch.from_numpy(self.targets[positions].astype(np.int64))
+        return normalised(pixels, self.mean, self.std), targets
 
 
 class ClassificationTask(SplitTask):

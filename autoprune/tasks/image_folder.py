@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from autoprune.errors import TaskError
+from autoprune.tasks.augmentation import TRIES, random_box
 from autoprune.tasks.classification import ClassificationTask, normalised
 from autoprune.tasks.registry import TASKS
 from autoprune.tasks.split_task import SEARCH_SAMPLES, Samples
@@ -57,6 +59,7 @@ class FolderSamples(Samples):
         std: Likewise.
         kept: How many of the first images stay in memory once decoded, for splits that are read
             over and over.
+        mirror: Whether half of the images are mirrored for training.
     """
 
     paths: tuple[Path, ...]
@@ -66,6 +69,7 @@ class FolderSamples(Samples):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     kept: int = 0
+    mirror: bool = True
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,22 +93,32 @@ class FolderSamples(Samples):
         targets = torch.from_numpy(self.targets[start:stop].astype(np.int64))
         return normalised(pixels, mean, std), targets
 
+    def augmented(
+        self, positions: Int[np.ndarray, " m"], rng: np.random.Generator
+    ) -> tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]]:
+        """Return random parts of images, resized and half of them mirrored, and class indices.
+
+        Raises:
+            TaskError: Files cannot be read as images; they are named.
+        """
+        draws = rng.random((len(positions), TRIES, 4))
+        mirrored = self.mirror & (rng.random(len(positions)) < 0.5)
+        read = [
+            functools.partial(_read, self.paths[place], _part(self.size, numbers, flip))
+            for place, numbers, flip in zip(
+                positions.tolist(), draws, mirrored.tolist(), strict=True
+            )
+        ]
+        mean, std = (tuple(255 * value for value in values) for values in (self.mean, self.std))
+        targets = torch.from_numpy(self.targets[positions].astype(np.int64))
+        return normalised(_stacked(read), mean, std), targets
+
     @cached_property
     def _decoded(self) -> UInt8[np.ndarray, "kept 3 size size"]:
         return self._decode(self.paths[: self.kept])
 
     def _decode(self, paths: Sequence[Path]) -> UInt8[np.ndarray, "n 3 size size"]:
-        """Return the pixels of the files, or raise with all that are unreadable."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            results = list(pool.map(lambda path: read_image(path, self.resize, self.size), paths))
-        faults = [result for result in results if isinstance(result, str)]
-        if faults:
-            more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-            raise TaskError(
-                f"{len(faults)} files cannot be read as images: {'; '.join(faults[:3])}{more}. "
-                "Repair or remove them"
-            )
-        return np.stack([result for result in results if not isinstance(result, str)])
+        return _stacked([functools.partial(read_image, p, self.resize, self.size) for p in paths])
 
 
 @TASKS.register("image-folder")
@@ -119,6 +133,7 @@ def image_folder(
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225),
     search_fraction: _Share = 0.1,
     test_fraction: _Share = 0.2,
+    mirror: bool = True,
 ) -> ClassificationTask:
     """Return the task of telling apart the class folders of a folder.
 
@@ -139,6 +154,8 @@ def image_folder(
         search_fraction: Share of the training images that becomes the search split.
         test_fraction: Share of all images that becomes the test split where there is no folder
             for it.
+        mirror: Whether half of the images are mirrored for training; not where left and right
+            differ, as in text.
 
     Raises:
         TaskError: The folder is missing or has another layout, or a size is wrong.
@@ -152,7 +169,14 @@ def image_folder(
     listings = _splits(Path(target).expanduser().absolute(), search_fraction, test_fraction)
     training, search, test = (
         FolderSamples(
-            listing.paths, listing.targets, resize=shorter, size=size, mean=mean, std=std, kept=kept
+            listing.paths,
+            listing.targets,
+            resize=shorter,
+            size=size,
+            mean=mean,
+            std=std,
+            kept=kept,
+            mirror=mirror,
         )
         for listing, kept in zip(
             listings, (0, min(search_samples, len(listings[1].paths)), 0), strict=True
@@ -178,20 +202,58 @@ def read_image(path: Path, resize: int, size: int) -> UInt8[np.ndarray, "3 size 
     """
     from PIL import Image
 
+    def centre(image: Any) -> Any:
+        width, height = image.size
+        if width <= height:
+            width, height = resize, int(resize * height / width)
+        else:
+            width, height = int(resize * width / height), resize
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return image.crop((left, top, left + size, top + size))
+
+    return _read(path, centre)
+
+
+def _part(size: int, draws: Float[np.ndarray, "tries 4"], mirrored: bool) -> Callable[[Any], Any]:
+    """Return what resizes a random part of an image to a square, and perhaps mirrors it."""
+    from PIL import Image, ImageOps
+
+    def part(image: Any) -> Any:
+        width, height = image.size
+        box = random_box(width, height, draws)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        return ImageOps.mirror(image) if mirrored else image
+
+    return part
+
+
+def _read(path: Path, change: Callable[[Any], Any]) -> UInt8[np.ndarray, "3 h w"] | str:
+    """Return the pixels of a changed image, or why the file cannot be read."""
+    from PIL import Image
+
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         return f"{path} ({error})"
-    width, height = image.size
-    if width <= height:
-        width, height = resize, int(resize * height / width)
-    else:
-        width, height = int(resize * width / height), resize
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    image = image.crop((left, top, left + size, top + size))
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(change(image)).transpose(2, 0, 1))
+
+
+def _stacked(
+    readers: Sequence[Callable[[], np.ndarray | str]],
+) -> UInt8[np.ndarray, "n 3 size size"]:
+    """Return the pixels of several files, or raise with all that are unreadable."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = list(pool.map(lambda read: read(), readers))
+    faults = [result for result in results if isinstance(result, str)]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise TaskError(
+            f"{len(faults)} files cannot be read as images: {'; '.join(faults[:3])}{more}. "
+            "Repair or remove them"
+        )
+    return np.stack([result for result in results if not isinstance(result, str)])
 
 
 def _require_pillow() -> None:

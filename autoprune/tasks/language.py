@@ -36,6 +36,12 @@ class TokenSamples(Samples):
         tokens = torch.from_numpy(self.tokens[start:stop].astype(np.int64))
         return tokens[:, :-1].clamp(min=0), tokens[:, 1:].contiguous()
 
+    def augmented(
+        self, positions: Int[np.ndarray, " m"], rng: np.random.Generator
+    ) -> tuple[Int[Tensor, "m t"], Int[Tensor, "m t"]]:
+        """Return what :meth:`batch` does of the sequences at ``positions``."""
+        return TokenSamples(self.tokens[positions]).batch(0, len(positions))
+
 
 class LanguageTask(SplitTask):
     """Next-token prediction on token sequences in three splits.

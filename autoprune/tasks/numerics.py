@@ -41,9 +41,18 @@ class Numerics:
                 if parameter.ndim == 4:
                     # Maps follow the layout of the weights that they are convolved with.
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        device = next((parameter.device.type for parameter in model.parameters()), "cpu")
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        with self.autocast(_device_of(model)):
             yield
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which a device computes in the precision."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def laid_out(self, inputs: Tensor) -> Tensor:
+        """Return inputs in the memory layout."""
+        if self.channels_last and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
 
     def __str__(self) -> str:
         return f"{self.precision}{', channels last' if self.channels_last else ''}"
@@ -65,10 +74,13 @@ def numerics_for(precision: Precision, model: nn.Module, inputs: Inputs) -> Nume
         TaskError: bfloat16 was asked for, and the network does not run in it.
     """
     formats: tuple[Literal["fp32", "bf16"], ...] = ("bf16",) if precision == "bf16" else ("fp32",)
-    if precision == "auto" and native_bfloat16():
+    device = _device_of(model)
+    native = torch.cuda.is_bf16_supported if device.type == "cuda" else native_bfloat16
+    if precision == "auto" and native():
         formats = ("bf16", "fp32")
     maps = any(parameter.ndim == 4 for parameter in model.parameters())
     layouts = (True, False) if maps else (False,)
+    inputs = _pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs)
     ways = [Numerics(number, layout) for number in formats for layout in layouts]
     plain = Numerics()
     found = next((way for way in ways if way == plain or _runs(way, model, inputs)), None)
@@ -84,6 +96,10 @@ def native_bfloat16() -> bool:
     """Whether this processor multiplies in bfloat16; others are slower in it than in float32."""
     # PyTorch has no public name for it.
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _runs(way: Numerics, model: nn.Module, inputs: Inputs) -> bool:

@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from autoprune.errors import TaskError
-from autoprune.tasks.base import SampledTask, Split, reference_inputs
+from autoprune.tasks.base import Split, TrainingTask, reference_inputs
 
 #: Samples of the search split that one evaluation uses unless told otherwise.
 SEARCH_SAMPLES = 2048
@@ -31,8 +34,21 @@ class Samples(ABC):
     def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of samples ``start`` to ``stop``, sample by sample."""
 
+    def augmented(
+        self, positions: Int[np.ndarray, " n"], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of samples for training, here as they are.
 
-class SplitTask(SampledTask):
+        Args:
+            positions: Which samples.
+            rng: All that is random comes from it.
+        """
+        parts = [self.batch(place, place + 1) for place in positions.tolist()]
+        inputs, targets = zip(*parts, strict=True)
+        return torch.cat(inputs), torch.cat(targets)
+
+
+class SplitTask(TrainingTask):
     """A task that reads batches from three splits.
 
     Attributes:
@@ -97,6 +113,16 @@ class SplitTask(SampledTask):
         if samples < 1:
             raise TaskError(f"calibration needs at least one sample, not {samples}")
         return list(self._batched(self.training, 0, min(samples, len(self.training))))
+
+    def training_samples(self) -> int:
+        """Return how many samples the training split has."""
+        return len(self.training)
+
+    def training_batch(
+        self, positions: Int[np.ndarray, " n"], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of training samples, augmented as the split does it."""
+        return self.training.augmented(positions, rng)
 
     def samples(self, split: Split) -> int:
         """Return how many samples a network is scored on."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.tasks.base import Score, Split, Task, classification_score, evaluation_mode
+from autoprune.tasks.classification import ArraySamples, ClassificationTask
 
 #: Samples of each split.
 SAMPLES = 64
@@ -50,3 +51,33 @@ class TeacherTask(Task):
         start = SAMPLES if split == "search" else 2 * SAMPLES
         part = slice(start, start + SAMPLES)
         return classification_score(model, [(self.images[part], self.labels[part])])
+
+
+def taught_images(
+    teacher: nn.Module, *, classes: int, shape: tuple[int, ...], samples: int = 256, seed: int = 0
+) -> ClassificationTask:
+    """Return a task with batches to train on, labelled by a network.
+
+    Args:
+        teacher: The network whose largest output is the label.
+        classes: How many outputs it has.
+        shape: Shape of a deployment batch.
+        samples: Of each split.
+        seed: Determines the images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(3 * samples, *shape[1:], generator=generator)
+    with evaluation_mode(teacher), torch.no_grad():
+        labels = teacher(images).argmax(dim=1).numpy()
+    training, search, test = (
+        ArraySamples(
+            images[start : start + samples].numpy(),
+            labels[start : start + samples],
+            mean=(0.0,) * shape[1],
+            std=(1.0,) * shape[1],
+        )
+        for start in range(0, 3 * samples, samples)
+    )
+    return ClassificationTask(
+        "taught", classes, training=training, search=search, test=test, batch=shape[0]
+    )

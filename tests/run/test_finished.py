@@ -38,10 +38,8 @@ def result(network, task, board, tmp_path, monkeypatch):
 
 
 def results(folder):
-    """Every file of a run but the study, which notes who opens it."""
-    return {
-        path.name: path.read_bytes() for path in folder.glob("*.*") if path.suffix != ".journal"
-    }
+    """Every file of a run."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.*") if path.is_file()}
 
 
 def test_networks_of_a_finished_search_are_those_of_the_search(result, task):
