@@ -32,6 +32,7 @@ from autoprune.evaluation import unit_order
 from autoprune.latency.predict import predictor_for
 from autoprune.latency.profile import load_profile
 from autoprune.network.network import Network
+from autoprune.pruning.blocks import block_distances
 from autoprune.pruning.criterion import Batches, build_criterion
 from autoprune.pruning.importance.obs import damage_by_unit
 from autoprune.pruning.merge import Calibrated
@@ -55,7 +56,6 @@ KINDS = {"widths": False, "widths and blocks": True}
 CURVES = {
     "structured OBS": "obs",
     "structured OBS, a block as its units": "obs_units",
-    "structured OBS, both": "obs_both",
     "Taylor, cumulated": "taylor",
     "Fisher, cumulated": "fisher",
     "square of the ratio": "quadratic",
@@ -141,8 +141,6 @@ def main() -> None:
     for name in options.networks:
         _measure(name, options)
     rows = pd.read_csv(ROWS)
-    # What searches use, see `Damage.of_scores`.
-    rows["obs_both"] = rows["obs_units"] + rows["obs_blocks"]
     page = write_result(
         "bm_curves", _table(rows), command="python benchmarks/bm_curves.py", packages=["torch"]
     )
@@ -213,8 +211,9 @@ def _curves(loaded: Loaded, space: SearchSpace) -> tuple[dict[str, np.ndarray], 
             raise ValueError(f"no reader of {group.name} is known")
         scores[group.name] = damage_by_unit(elimination)
     units = Damage.of_scores(space, scores, {}, cumulative=True)
-    changes = np.array([calibrated.measured.blocks[name] for name in space.blocks], float)
-    curves = {"obs": Damage(units.groups, changes), "obs_units": units}
+    distances = block_distances(loaded.network, loaded.calibration)
+    far = np.array([distances[name] for name in space.blocks], float)
+    curves = {"obs": Damage(units.groups, far), "obs_units": units}
     for name in ("taylor", "fisher"):
         found = build_criterion(name).score(loaded.network, loaded.calibration)
         curves[name] = Damage.of_scores(space, found, {}, cumulative=False)
@@ -313,10 +312,9 @@ def _note(rows: pd.DataFrame, device: str) -> str:
         "loss once it is: over all candidates, and in each third of them by latency. R² is that of "
         "log(loss / loss of the dense network) fitted by a straight line in the sum. `widths`: no "
         "block is dropped; `both`: up to half of the removable blocks are. Units go by obs "
-        "whatever the curve. Where a block is dropped, structured OBS adds what dropping it "
-        "changes in its output; `a block as its units`, Taylor and Fisher add all units of its "
-        "groups, `both` is the sum and what searches go by, the square and the ratio add 1, MACs "
-        "are counted. "
+        "whatever the curve. Where a block is dropped, structured OBS adds how far answers "
+        "move without it, as searches do; `a block as its units`, Taylor and Fisher add all units "
+        "of its groups, the square and the ratio add 1, MACs are counted. "
         f"Latency: {device}. {told}. Samples for calibration and for the loss: {sizes}.\n\n"
         f"Of the sums of structured OBS where the loss is below {WORKS:g} times the dense one:\n\n"
         + "\n".join(_usable(rows))
@@ -367,8 +365,7 @@ def _usable(rows: pd.DataFrame) -> list[str]:
             (per_group, per_block), fitted = _fit(loss, groups, parts[2])
             line += (
                 f", {_spearman(parts[0], loss):.2f}, a block as its units "
-                f"{_spearman(parts[1], loss):.2f}, both "
-                f"{_spearman(both['obs_both'].to_numpy(), loss):.2f}; with slopes of their own "
+                f"{_spearman(parts[1], loss):.2f}; with slopes of their own "
                 f"(R² {fitted:.2f}, {_fit(loss, parts[0])[1]:.2f} with one) damage of blocks "
                 f"weighs {per_block / per_group:.1f} times that of groups"
             )

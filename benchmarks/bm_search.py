@@ -41,8 +41,8 @@ from autoprune.latency.profile import load_profile
 from autoprune.network.network import Network
 from autoprune.network.source import ModelSource
 from autoprune.network.trace import trace
+from autoprune.pruning.blocks import block_distances
 from autoprune.pruning.criterion import build_criterion
-from autoprune.pruning.merge import Calibrated
 from autoprune.pruning.verify import verified
 from autoprune.strategy.damage import Damage
 from autoprune.strategy.pareto import hypervolume, pareto_mask
@@ -281,7 +281,7 @@ def _with_damage(bench: Bench, sampler: str) -> Problem:
     damage = Damage.of_scores(
         bench.problem.space,
         scores,
-        Calibrated.of(bench.network, batches).measured.blocks,
+        block_distances(bench.network, batches) if criterion == "obs" else {},
         cumulative=criterion == "obs",
     )
     return dataclasses.replace(bench.problem, damage=damage)

@@ -35,7 +35,7 @@ class Sensitivity:
         samples: Samples it was computed from.
         groups: For each group ``damage[k]`` with k units gone: the relative error in the outputs of
             all weights that read it, summed over them; ``None`` where no such weight is known.
-        blocks: For each removable block the relative error in its output without it.
+        blocks: For each removable block how far answers move without it, over their spread.
     """
 
     samples: int
@@ -65,6 +65,7 @@ def sensitivity(network: Network, data: str) -> Sensitivity:
         SettingsError: The network was traced without weights.
         TaskError: The task cannot be loaded.
     """
+    from autoprune.pruning.blocks import block_distances
     from autoprune.pruning.merge import Calibrated
     from autoprune.tasks.load import load_task
 
@@ -76,7 +77,7 @@ def sensitivity(network: Network, data: str) -> Sensitivity:
     return Sensitivity(
         samples=sum(len(inputs) for inputs, _ in batches),
         groups={name: None if e is None else e.damage for name, e in eliminations.items()},
-        blocks=calibrated.measured.blocks,
+        blocks=block_distances(network, batches),
     )
 
 

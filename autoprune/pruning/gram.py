@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoprune.errors import PruningError
-from autoprune.network.call import tensors_in
 from autoprune.network.network import Network
 from autoprune.pruning.criterion import Batches
 from autoprune.pruning.reads import Convolution, Product, Reader, listening, readers, rows_of
@@ -63,22 +60,19 @@ class InputMoments:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
-    r"""What one pass of calibration images through the dense network tells.
+    """What one pass of calibration images through the dense network tells.
 
     Attributes:
         readers: The known readers of each group, by its name.
         moments: By parameter name of the reader; a reader that never ran is left out.
-        blocks: For each removable block the relative error that dropping it makes in its output,
-            :math:`E \lVert f(x) - x \rVert^2 / E \lVert f(x) \rVert^2`.
     """
 
     readers: Mapping[str, tuple[Reader, ...]]
     moments: Mapping[str, InputMoments]
-    blocks: Mapping[str, float]
 
 
 def measure(network: Network, batches: Batches, *, means_only: bool = False) -> Measured:
-    """Return the input moments of all readers of all groups, and the damage of dropping blocks.
+    """Return the input moments of all readers of all groups.
 
     Takes one forward pass. Where a reader sees more positions than its moments need, a random
     sample of them counts, the same at every call.
@@ -86,7 +80,7 @@ def measure(network: Network, batches: Batches, *, means_only: bool = False) -> 
     Args:
         network: A traced network; its model is not changed.
         batches: Calibration data; targets are not read.
-        means_only: Leave out second moments and blocks.
+        means_only: Leave out second moments.
     """
     known = {group.name: readers(network, group) for group in network.groups}
     groups = {reader.path: reader.conv_groups for found in known.values() for reader in found}
@@ -96,26 +90,19 @@ def measure(network: Network, batches: Batches, *, means_only: bool = False) -> 
         path: _Sums(1 if path in transposed else number, images, widest=0 if means_only else WIDEST)
         for path, number in groups.items()
     }
-    blocks = {} if means_only else {block.name: _BlockError() for block in network.blocks}
-    with ExitStack() as stack:
-        for name, error in blocks.items():
-            module = network.model.get_submodule(name)
-            hook = module.register_forward_hook(error.add, with_kwargs=True)
-            stack.callback(hook.remove)
-        for part in pieces(network.model, batches):
-            share = len(part)
+    for part in pieces(network.model, batches):
+        share = len(part)
 
-            def listen(
-                path: str, inputs: Tensor, how: Product | Convolution, share: int = share
-            ) -> None:
-                sums[path].add(inputs, how, share)
+        def listen(
+            path: str, inputs: Tensor, how: Product | Convolution, share: int = share
+        ) -> None:
+            sums[path].add(inputs, how, share)
 
-            with listening(network.model, groups, listen):
-                network.model(part)
+        with listening(network.model, groups, listen):
+            network.model(part)
     return Measured(
         readers=known,
         moments={path: total.moments() for path, total in sums.items() if total.count},
-        blocks={name: error.relative for name, error in blocks.items()},
     )
 
 
@@ -187,25 +174,3 @@ def sampled_rows(
     area = positions // len(inputs)
     flat: Tensor = inputs.flatten(2)
     return flat[drawn // area, :, drawn % area]
-
-
-class _BlockError:
-    """Adds up by how much a block changes what passes it."""
-
-    def __init__(self) -> None:
-        """Start at nothing."""
-        self.change, self.size = 0.0, 0.0
-
-    def add(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        """Add one run of the block (a forward hook)."""
-        before = next(iter(tensors_in(args if args else list(kwargs.values()))))
-        after = next(iter(tensors_in(output)))
-        self.change += float((after - before).double().square().sum())
-        self.size += float(after.double().square().sum())
-
-    @property
-    def relative(self) -> float:
-        """Squared change over squared output, 0 for a block that never ran."""
-        return self.change / self.size if self.size else 0.0

@@ -95,7 +95,7 @@ class Calibrated:
 
     Attributes:
         network: The network.
-        measured: Moments of all readers, and what dropping blocks does.
+        measured: Moments of all readers.
         endings: What follows each reader, by parameter name.
     """
 

@@ -19,6 +19,7 @@ from autoprune.latency.roofline import Predictor
 from autoprune.network.network import Network
 from autoprune.network.source import ModelSource
 from autoprune.network.trace import trace
+from autoprune.pruning.blocks import block_distances
 from autoprune.pruning.criterion import CRITERIA, Batches, build_criterion
 from autoprune.pruning.merge import Calibrated
 from autoprune.pruning.realiser import REALISERS
@@ -137,9 +138,9 @@ def prepare(
         if settings.damage != settings.criterion:
             known = _scores(settings.damage, settings, network, batches, calibrated, say)
         obs = settings.damage == "obs"
-        # Only structured OBS counts relative errors, as what a block changes is measured, and it
-        # has added up already what goes together.
-        blocks = calibrated.measured.blocks if obs and calibrated is not None else {}
+        # Only structured OBS counts relative errors, as distances of answers are, and it has added
+        # up already what goes together.
+        blocks = block_distances(network, batches) if obs and any(space.droppable) else {}
         damage = Damage.of_scores(space, known, blocks, cumulative=obs)
     return Prepared(
         task=task,

@@ -19,7 +19,7 @@ class Damage:
     Attributes:
         groups: For each group of the space the damage by kept units, ``curve[w]`` with w units,
             from none to all; 0 at full width, never rising with the width.
-        blocks: Damage of dropping each block, at least 0, what its groups lose included.
+        blocks: Damage of dropping each block, at least 0; its groups then cost nothing.
     """
 
     groups: tuple[Float[np.ndarray, " _"], ...]
@@ -36,16 +36,12 @@ class Damage:
     ) -> Damage:
         """Return the damage when the units with the lowest scores go first.
 
-        A dropped block costs all units of the groups inside it, which puts it on the scale of the
-        others, and what it changes besides, which tells blocks apart. On real networks the sum
-        ranks candidates that still work about as well as the better of the two, whichever that is
-        (`benchmarks/bm_curves.py`).
+        A dropped block costs what was measured of it, or all units of the groups inside it.
 
         Args:
             space: The search space.
             scores: One number per unit of every group.
-            blocks: In the same unit, what dropping a block changes in what passes it; 0 for a block
-                that is not named.
+            blocks: In the same unit, the damage of dropping each block, as far as it was measured.
             cumulative: The score of a unit is the damage once it and all lower ones are gone, as
                 structured OBS gives it; else scores of the units that are gone are added up, each
                 counted from 0.
@@ -68,7 +64,7 @@ class Damage:
             curves.append(np.array(total))
         inside = space.inside or ((),) * len(space.blocks)
         values = [
-            max(blocks.get(name, 0.0), 0.0) + sum(float(curves[group][0]) for group in groups)
+            max(blocks.get(name, sum(float(curves[group][0]) for group in groups)), 0.0)
             for name, groups in zip(space.blocks, inside, strict=True)
         ]
         return cls(tuple(curves), np.array(values, float))

@@ -201,6 +201,12 @@ class KnapsackSampler(CandidateSampler):
         return self._laddered[0]
 
     @cached_property
+    def _rung_damage(self) -> Float[np.ndarray, " rungs"]:
+        """The summed damage of each of these."""
+        widths, keep = self.allocator.widths(self._ladder.levels, self._ladder.keep)
+        return self.basis.damage.at(self.problem.space, widths, keep)
+
+    @cached_property
     def _laddered(self) -> tuple[Points, Float[np.ndarray, " n"]]:
         costs = Costs.of_damage(self.allocator.grid, self.basis.damage)
         budgets = np.linspace(self._between(0.0), self._between(1.0), 2 * self.settings.anchors)
@@ -360,40 +366,42 @@ class KnapsackSampler(CandidateSampler):
     def _pool(
         self, history: _History, surrogate: Surrogate, front: Front, rng: np.random.Generator
     ) -> tuple[Int[np.ndarray, "n groups"], Bool[np.ndarray, "n blocks"]]:
-        drawn = surrogate.draws(rng, self.settings.draws, temper=self.settings.temper)
-        theta = np.vstack([drawn, surrogate.theta])
-        costs = self.basis.costs(self.allocator.grid, theta)
-        solved = self._solved(costs, theta, front, rng)
-        switched = self._switched(costs, history, rng)
+        budgets = self._budgets(front, rng)
+        draws = surrogate.draws(rng, self.settings.draws, temper=self.settings.temper)
+        means = np.repeat(surrogate.theta[None], len(budgets) - len(draws), axis=0)
+        theta = np.vstack([draws, means])
+        rungs, prices = self._laddered
+        nearest = np.argmin(np.abs(rungs.ms - budgets[:, None]), axis=1)
+        # Where the solutions are thought to be, the costs are a sum over groups.
+        slope = surrogate.power.slope(self._rung_damage[nearest])
+        costs = self.basis.costs(self.allocator.grid, theta, slope)
+        functions = np.arange(len(theta))
+        start = self.allocator.at(costs, rungs.levels[nearest], rungs.keep[nearest], functions)
+        price = prices[nearest] * np.maximum(theta[:, 0] * slope, 0.1 * self.scale)
+        solved, _ = self.allocator.solve_many(costs, budgets, start=start, price=price)
+        switched = self._switched(costs, budgets, history, rng)
         parts = [self.allocator.widths(part.levels, part.keep) for part in (solved, switched)]
         widths = np.concatenate([part[0] for part in parts])
         keep = np.concatenate([part[1] for part in parts])
         return self.problem.space.realise(1.0 - widths / self.problem.space.sizes, ~keep)
 
-    def _solved(
+    def _budgets(self, front: Front, rng: np.random.Generator) -> Float[np.ndarray, " functions"]:
+        """Return one budget for each drawn cost function, then those for the mean."""
+        draws = self.settings.draws
+        low = max(_BELOW_FRONT * float(front.edges_ms[1]), self._between(0.0))
+        budgets = rng.uniform(min(low, self.top_ms), self.top_ms, draws)
+        if self.problem.budget_ms is None:
+            return np.append(budgets, _middles(front.edges_ms, self.settings.gaps))
+        budgets[rng.uniform(size=draws) < self.settings.at_budget] = self.top_ms
+        return np.append(budgets, self.top_ms)
+
+    def _switched(
         self,
         costs: Costs,
-        theta: Float[np.ndarray, "functions features"],
-        front: Front,
+        budgets: Float[np.ndarray, " functions"],
+        history: _History,
         rng: np.random.Generator,
     ) -> Points:
-        """Return solutions for each drawn cost function, and for the mean at the front's gaps."""
-        mean = len(theta) - 1
-        low = max(_BELOW_FRONT * float(front.edges_ms[1]), self._between(0.0))
-        budgets = rng.uniform(min(low, self.top_ms), self.top_ms, mean)
-        gaps = _middles(front.edges_ms, self.settings.gaps)
-        if self.problem.budget_ms is not None:
-            budgets[rng.uniform(size=mean) < self.settings.at_budget] = self.top_ms
-            gaps = np.array([self.top_ms])
-        draw = np.append(np.arange(mean), np.full(len(gaps), mean))
-        budgets = np.append(budgets, gaps)
-        rungs, prices = self._laddered
-        nearest = np.argmin(np.abs(rungs.ms - budgets[:, None]), axis=1)
-        start = self.allocator.at(costs, rungs.levels[nearest], rungs.keep[nearest], draw)
-        price = prices[nearest] * np.maximum(theta[draw, 0], 0.1 * self.scale)
-        return self.allocator.solve_many(costs, budgets, start=start, price=price)[0]
-
-    def _switched(self, costs: Costs, history: _History, rng: np.random.Generator) -> Points:
         """Return candidates of the front with a few levels exchanged, as fast as they were."""
         elite = self._elite(history)
         grid, space = self.allocator.grid, self.problem.space
@@ -414,8 +422,10 @@ class KnapsackSampler(CandidateSampler):
                 else:
                     keep[index, place - len(grid.counts)] ^= True
         _, keep = space.realise(np.zeros(levels.shape), ~keep)
-        draw = np.full(len(row), len(costs.groups) - 1, np.int64)
-        points = self.allocator.at(costs, levels, keep, draw)
+        # Of the mean's cost functions, the one that was made for the nearest latency.
+        means = budgets[self.settings.draws :]
+        nearest = np.argmin(np.abs(means - history.ms[row][:, None]), axis=1)
+        points = self.allocator.at(costs, levels, keep, self.settings.draws + nearest)
         return self.allocator.repair(costs, points, history.ms[row])
 
 

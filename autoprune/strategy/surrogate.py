@@ -1,8 +1,9 @@
 """Predicts the loss of candidates: damage curves, corrected by Bayesian linear regression.
 
-The logarithm of the loss is nearly additive over groups, and the damage curves are nearly its
-shape. So little has to be learned: one scale for all curves, a factor and a change of shape for
-each, and how neighbours add up. Priors hold all corrections near zero until evaluations speak.
+The logarithm of the loss is nearly a power of the summed damage, below 1 because a network that is
+half destroyed has less left to lose. So little has to be learned: that power and one scale for all
+curves, a factor and a change of shape for each, and how neighbours add up. Priors hold all
+corrections near zero until evaluations speak.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ _FLOOR = 0.02
 
 #: Every level down costs at least this, so that equal costs do not remove units for nothing.
 _STEP = 1e-6
+
+#: Powers of the summed damage that are tried, and what is thought of them before any evaluation:
+#: mean and standard deviation.
+_POWERS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+_POWER, _POWER_STD = 0.8, 0.2
 
 #: Fewest evaluations by which the model is judged, and in how many bins of latency.
 _JUDGED = 24
@@ -107,18 +113,26 @@ class Basis:
             ]
         )
 
-    def costs(self, grid: LevelGrid, theta: Float[np.ndarray, "draws features"]) -> Costs:
+    def costs(
+        self,
+        grid: LevelGrid,
+        theta: Float[np.ndarray, "draws features"],
+        slope: Float[np.ndarray, " draws"],
+    ) -> Costs:
         """Return the costs that coefficients stand for, each group's never falling with the level.
 
         Args:
             grid: The levels.
             theta: One row of coefficients per cost function.
+            slope: How fast the first feature grows with the summed damage where the solution is
+                thought to be, so that the costs are a sum over groups.
         """
         groups, pairs = len(self.most), len(self.edges)
         blocks = len(self.damage.blocks)
         scale, linear, root, pair, block, depth = np.split(
             theta, np.cumsum([1, groups, groups, pairs, blocks]), axis=1
         )
+        scale = scale * slope[:, None]
         part = self.fractions(grid.widths.T).T
         curve = np.array(
             [table[w] for table, w in zip(self.damage.groups, grid.widths, strict=True)], float
@@ -136,21 +150,53 @@ class Basis:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """How the summed damage S enters: as ``unit * (S / unit) ** exponent``.
+
+    Attributes:
+        exponent: 1 for the sum itself.
+        unit: Where both are the same, above 0.
+    """
+
+    exponent: float
+    unit: float
+
+    def __call__(self, total: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Return the power of summed damages."""
+        raised: Float[np.ndarray, " n"] = self.unit * (total / self.unit) ** self.exponent
+        return raised
+
+    def slope(self, total: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Return the derivative; below a tenth of the unit it is that at a tenth."""
+        share = np.maximum(total / self.unit, 0.1)
+        steepness: Float[np.ndarray, " n"] = self.exponent * share ** (self.exponent - 1.0)
+        return steepness
+
+    def of(self, features: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n features"]:
+        """Return features with the power of the summed damage in their first column."""
+        raised = features.copy()
+        raised[:, 0] = self(features[:, 0])
+        return raised
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Surrogate:
     """A Gaussian posterior of the coefficients, in units of their prior standard deviations.
 
     Attributes:
         basis: What the coefficients belong to.
+        power: Of the summed damage.
         spread: Prior standard deviations.
         mean: Posterior mean.
         root: Triangular root of the posterior precision.
-        noise: Standard deviation of one evaluation, in log-loss.
+        noise: Standard deviation of an evaluation around what the features can tell, in log-loss.
         judgement: Rank correlation of left-out predictions with evaluations of similar latency;
             ``None`` for too few of them.
     """
 
     basis: Basis
+    power: Power
     spread: Float[np.ndarray, " features"]
     mean: Float[np.ndarray, " features"]
     root: Float[np.ndarray, "features features"]
@@ -161,7 +207,7 @@ class Surrogate:
         self, features: Float[np.ndarray, "n features"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Return mean and variance of the log-loss, without the noise of an evaluation."""
-        scaled = features * self.spread
+        scaled = self.power.of(features) * self.spread
         half = np.linalg.solve(self.root, scaled.T)
         return scaled @ self.mean, (half**2).sum(axis=0)
 
@@ -182,7 +228,7 @@ class Surrogate:
 
     def believing(self, features: Float[np.ndarray, "n features"]) -> Surrogate:
         """Return the posterior if these candidates were evaluated as predicted."""
-        scaled = features * self.spread / self.noise
+        scaled = self.power.of(features) * self.spread / self.noise
         precision = self.root @ self.root.T + scaled.T @ scaled
         return dataclasses.replace(self, root=np.linalg.cholesky(precision))
 
@@ -195,9 +241,10 @@ class Prior:
         linear: Standard deviation of a group's factor, relative to its largest log-loss.
         root: Of its change of shape.
         pair: Of a pair of neighbours, relative to the geometric mean of both.
-        depth: Of the factor that all blocks share: their damage weighs from 0.6 to 16 times that of
-            groups on real networks (`benchmarks/bm_curves.py`).
-        noise: Standard deviation of one evaluation, in log-loss.
+        depth: Of the factor that all blocks share: their damage weighs from 0.3 to 7 times that of
+            groups, 1.2 to 1.3 times where blocks that stay are reconstructed
+            (`benchmarks/bm_curves.py`).
+        noise: Standard deviation of an evaluation around what the features can tell, in log-loss.
         cut: Log-loss over the unpruned network's above which a network is destroyed.
         destroyed_weight: Weight of the evaluation of a destroyed network.
         least_rank: Where the rank correlation is below this, corrections may be twice as large.
@@ -235,14 +282,14 @@ def fit(
         prior: The constants.
     """
     weight = weight * np.where(y > prior.cut, prior.destroyed_weight, 1.0)
-    scale = _scale(features[:, 0], y, weight, scale)
-    made = _posterior(basis, features, y, weight, scale, prior, 1.0)
+    power, scale = _power(basis, features, y, weight, scale, prior)
+    made = _posterior(basis, features, y, weight, power, scale, prior, 1.0)
     if len(y) < _JUDGED:
         return made
     left_out, _ = leave_one_out(made, features, y, weight)
     judgement = rank_within_bins(left_out, y, latency_ms)
     if judgement < prior.least_rank:
-        made = _posterior(basis, features, y, weight, scale, prior, 2.0)
+        made = _posterior(basis, features, y, weight, power, scale, prior, 2.0)
     return dataclasses.replace(made, judgement=judgement)
 
 
@@ -288,30 +335,65 @@ def rank_within_bins(
     return float(np.mean(found))
 
 
+def _power(
+    basis: Basis,
+    features: Float[np.ndarray, "n features"],
+    y: Float[np.ndarray, " n"],
+    weight: Float[np.ndarray, " n"],
+    start: float,
+    prior: Prior,
+) -> tuple[Power, float]:
+    """Return the most probable power of the summed damage, and log-loss per its value."""
+    total = features[:, 0]
+    unit = float(np.median(total[total > 0])) if (total > 0).any() else 1.0
+    found = []
+    for exponent in _POWERS:
+        power = Power(exponent, unit)
+        raised = power.of(features)
+        scale = _scale(raised[:, 0], y, weight, start)
+        spread = _spread(basis, scale, prior, 1.0)
+        scaled = raised * spread
+        covariance = scaled @ scaled.T + np.diag(prior.noise**2 / weight)
+        root = np.linalg.cholesky(covariance)
+        error = np.linalg.solve(root, y - scaled[:, 0])
+        evidence = -0.5 * error @ error - np.log(np.diag(root)).sum()
+        believed = -0.5 * ((exponent - _POWER) / _POWER_STD) ** 2
+        found.append((float(evidence + believed), power, scale))
+    _, power, scale = max(found, key=lambda each: each[0])
+    return power, scale
+
+
 def _posterior(
     basis: Basis,
     features: Float[np.ndarray, "n features"],
     y: Float[np.ndarray, " n"],
     weight: Float[np.ndarray, " n"],
+    power: Power,
     scale: float,
     prior: Prior,
     inflation: float,
 ) -> Surrogate:
-    spread = basis.spread(
+    spread = _spread(basis, scale, prior, inflation)
+    expected = np.zeros(len(spread))
+    expected[0] = 1.0
+    scaled = power.of(features) * spread * np.sqrt(weight)[:, None] / prior.noise
+    target = y * np.sqrt(weight) / prior.noise
+    precision = np.eye(len(spread)) + scaled.T @ scaled
+    root = np.linalg.cholesky(precision)
+    mean = np.linalg.solve(root.T, np.linalg.solve(root, expected + scaled.T @ target))
+    return Surrogate(basis, power, spread, mean, root, prior.noise)
+
+
+def _spread(
+    basis: Basis, scale: float, prior: Prior, inflation: float
+) -> Float[np.ndarray, " features"]:
+    return basis.spread(
         scale,
         linear=prior.linear * inflation,
         root=prior.root * inflation,
         pair=prior.pair * inflation,
         depth=prior.depth * inflation,
     )
-    expected = np.zeros(len(spread))
-    expected[0] = 1.0
-    scaled = features * spread * np.sqrt(weight)[:, None] / prior.noise
-    target = y * np.sqrt(weight) / prior.noise
-    precision = np.eye(len(spread)) + scaled.T @ scaled
-    root = np.linalg.cholesky(precision)
-    mean = np.linalg.solve(root.T, np.linalg.solve(root, expected + scaled.T @ target))
-    return Surrogate(basis, spread, mean, root, prior.noise)
 
 
 def _scale(

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
-from torch import nn
 
-from autoprune.network.trace import trace
 from autoprune.pruning import gram
 from autoprune.pruning.gram import measure
 from autoprune.testing.networks import TINY_NETWORKS, tiny
@@ -74,27 +70,3 @@ def test_inputs_that_are_too_wide_keep_their_mean(monkeypatch):
     assert moments["hidden.weight"].second is None
     assert moments["hidden.weight"].mean.shape == (1, 64)
     assert moments["output.weight"].second is not None
-
-
-def test_the_damage_of_a_block_is_the_relative_change_it_makes():
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
-
-        def forward(self, x):
-            return x + self.down(self.up(x).relu())
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), Block(), nn.Linear(4, 2)).eval()
-    network = trace(model, torch.randn(2, 3))
-    batches = [(torch.randn(8, 3), torch.zeros(8)), (torch.randn(8, 3), torch.zeros(8))]
-    assert [block.name for block in network.blocks] == ["1"]
-    with torch.no_grad():
-        x = model[0](torch.cat([inputs for inputs, _ in batches])).double()
-        y = model[1].double()(x)
-        expected = float((y - x).square().sum() / y.square().sum())
-        model.float()
-    found = measure(network, batches).blocks
-    assert found == {"1": pytest.approx(expected, rel=1e-5)}
-    assert measure(dataclasses.replace(network, blocks=()), batches).blocks == {}

@@ -4,6 +4,7 @@ from torch import nn
 
 from autoprune.errors import TaskError
 from autoprune.pruning import merge
+from autoprune.pruning.blocks import block_distances
 from autoprune.pruning.importance.fisher import Fisher
 from autoprune.pruning.importance.obs import StructuredObs
 from autoprune.pruning.merge import Calibrated
@@ -50,9 +51,8 @@ def test_damage_is_that_of_structured_obs_with_every_width_of_its_elimination(pr
     for group, curve in zip(found.network.groups, damage.groups, strict=True):
         expected = calibrated.elimination(group).damage
         np.testing.assert_allclose(curve[::-1], expected, rtol=1e-9)
-    inner = [sum(damage.groups[group][0] for group in groups) for groups in space.inside]
-    changed = [calibrated.measured.blocks[name] for name in space.blocks]
-    np.testing.assert_allclose(damage.blocks, np.add(inner, changed))
+    distances = block_distances(found.network, found.task.calibration(32))
+    np.testing.assert_allclose(damage.blocks, [distances[name] for name in space.blocks])
 
 
 def test_damage_of_other_criteria_adds_up_the_units_that_go(prepared):

@@ -24,7 +24,7 @@ def test_sum_over_a_candidate():
     damage = Damage.of_scores(SPACE, SCORES, {"block": 4.0}, cumulative=True)
     widths = np.array([[2, 1], [2, 2], [3, 2]])
     keep = np.array([[True], [False], [True]])
-    np.testing.assert_allclose(damage.at(SPACE, widths, keep), [1.1, 9.1, 0.0])
+    np.testing.assert_allclose(damage.at(SPACE, widths, keep), [1.1, 4.1, 0.0])
 
 
 def test_quadratic():
@@ -38,8 +38,8 @@ def test_missing_scores_are_named():
         Damage.of_scores(SPACE, {"a": SCORES["a"]}, {}, cumulative=True)
 
 
-def test_a_block_costs_its_units_and_what_it_changes():
+def test_a_block_costs_its_units_where_it_was_not_measured():
     known = Damage.of_scores(SPACE, SCORES, {"block": 4.0}, cumulative=False)
     unknown = Damage.of_scores(SPACE, SCORES, {}, cumulative=False)
-    assert known.blocks.tolist() == [10.0]
+    assert known.blocks.tolist() == [4.0]
     assert unknown.blocks.tolist() == [6.0]

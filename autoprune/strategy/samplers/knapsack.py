@@ -16,14 +16,14 @@ def knapsack(
     problem: Problem,
     *,
     seed: int,
-    anchors: int = 8,
-    draws: int = 10,
-    switches: int = 30,
-    gaps: int = 3,
-    temper: float = 0.7,
-    exploration: float = 0.1,
-    at_budget: float = 0.7,
-    noise: float = 0.04,
+    anchors: int = KnapsackSettings.anchors,
+    draws: int = KnapsackSettings.draws,
+    switches: int = KnapsackSettings.switches,
+    gaps: int = KnapsackSettings.gaps,
+    temper: float = KnapsackSettings.temper,
+    exploration: float = KnapsackSettings.exploration,
+    at_budget: float = KnapsackSettings.at_budget,
+    noise: float = Prior.noise,
 ) -> BaseSampler:
     """Return :class:`~autoprune.strategy.knapsack_sampler.KnapsackSampler` on structured OBS.
 
@@ -38,7 +38,7 @@ def knapsack(
         temper: Factor of the deviations of drawn coefficients.
         exploration: Fraction of proposals that are random.
         at_budget: Fraction of the drawn solutions at the budget where there is one.
-        noise: Standard deviation of one evaluation, in log-loss.
+        noise: Standard deviation of an evaluation around what damage can tell, in log-loss.
     """
     settings = KnapsackSettings(
         anchors=anchors,
