@@ -151,7 +151,7 @@ class Measures:
         return () if wanted == [LATENCY] else tuple(map(self.cost, dict.fromkeys(wanted)))
 
     def limits(
-        self, most: Mapping[str, float | None], max_latency_ms: Mapping[str, float]
+        self, most: Mapping[str, int | float | None], max_latency_ms: Mapping[str, float]
     ) -> tuple[Limit, ...]:
         """Return the limits that are set.
 
@@ -161,7 +161,9 @@ class Measures:
         """
         named = dict(most) | {f"{LATENCY}@{name}": ms for name, ms in max_latency_ms.items()}
         return tuple(
-            Limit(self.cost(name), value) for name, value in named.items() if value is not None
+            Limit(self.cost(name), float(value))
+            for name, value in named.items()
+            if value is not None
         )
 
     def cost(self, name: str) -> Cost:

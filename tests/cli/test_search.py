@@ -292,3 +292,29 @@ def _finished(folder):
     )
     complete = (optuna.trial.TrialState.COMPLETE,)
     return {trial.number: trial.values[0] for trial in study.get_trials(states=complete)}
+
+
+def test_goals_go_from_the_command_line_into_the_run(autoprune, tmp_path):
+    code, out, _ = autoprune(
+        *QUICK, *SMALL, "--output", tmp_path / "run",
+        "--objective", "accuracy,latency,memory", "--max-params", "20k",
+    )  # fmt: skip
+    assert code == 0
+    assert "memory" in out
+    settings = RunDirectory.open(tmp_path / "run").record.settings
+    assert settings.objective == ("accuracy", "latency", "memory")
+    assert settings.max_params == 20_000
+    assert "memory_mb" in pd.read_csv(tmp_path / "run" / "front.csv").columns
+
+
+def test_no_network_as_accurate_as_asked_for_is_exit_code_1(autoprune):
+    code, out, _ = autoprune(*QUICK, *SMALL, "--min-accuracy", "1.0", "--max-macs", "100k")
+    assert code == 1
+    assert "reaches the accuracy of 100.0%" in out
+
+
+def test_limits_that_cannot_be_met_are_exit_code_2(autoprune, board):
+    code, _, err = autoprune(*QUICK, *SMALL, "--max-latency-ms", f"0.001@{board}")
+    assert code == 2
+    assert "0.001 ms latency" in err
+    assert "the least that each can be alone is" in err

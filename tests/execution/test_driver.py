@@ -20,7 +20,7 @@ from autoprune.execution.driver import (
     read_records,
 )
 from autoprune.strategy.exhaustion import every_candidate
-from autoprune.strategy.goals import Goals
+from autoprune.strategy.goals import Cost, Goals
 from autoprune.strategy.pareto import hypervolume
 from autoprune.strategy.registry import SAMPLERS, build_sampler
 from autoprune.strategy.space import Candidate
@@ -394,3 +394,58 @@ def test_best_is_most_accurate_then_least_loss_then_fastest_then_first(budget_ms
     ]
     found = best_record(reversed(records), Goals(budget_ms=budget_ms))
     assert (found.number if found else None) == best
+
+
+def units(widths, keep):
+    return widths.sum(axis=1) * 1.0
+
+
+def rest(widths, keep):
+    return 1.0 + 3000.0 - widths[:, 0]
+
+
+class TestSeveralCosts:
+    """Three objectives: loss, units, and something that grows as the first group shrinks."""
+
+    @pytest.fixture
+    def problem(self):
+        costs = Cost("latency@other", units), Cost("memory", rest)
+        return dataclasses.replace(analytic_problem(), costs=costs)
+
+    def driver(self, problem, ratios, **options):
+        study = optuna.create_study(directions=["minimize"] * 3, sampler=Script(ratios))
+        return StudyDriver(study, problem, limits=Limits(trials=len(ratios)), **options)
+
+    def test_the_study_minimises_all_and_reads_them_back(self, problem):
+        driver = self.driver(problem, [0.2, 0.5])
+        inline.run(driver, AnalyticEvaluator(problem))
+        assert [t.values[1:] for t in driver.study.trials] == [[2800.0, 2201.0], [2500.0, 2501.0]]
+        assert driver.records == read_records(driver.study, problem.space)
+        assert driver.records[1].evaluation.costs == {"latency@other": 2500.0, "memory": 2501.0}
+        assert driver.records[1].evaluation.latency_ms == pytest.approx(3.5)
+
+    def test_hypervolume_is_that_of_all_costs(self, problem):
+        driver = self.driver(problem, [0.2, 0.5])
+        driver.record_dense(AnalyticEvaluator(problem)(problem.space.dense()))
+        inline.run(driver, AnalyticEvaluator(problem))
+        # Whatever is narrower has more of the second cost than the unpruned network.
+        assert driver.records[-1].hypervolume == 0.0
+
+    def test_only_those_that_cost_no_more_end_an_evaluation(self, problem):
+        driver = self.driver(problem, [0.2, 0.5])
+        evaluator = AnalyticEvaluator(problem)
+        first = driver.propose()
+        driver.record(first.number, evaluator(first.candidate))
+        assert driver.propose().bar == ()  # less of one, more of the other
+
+    def test_networks_below_an_accuracy_count_for_nothing(self, problem):
+        goals = dataclasses.replace(problem, costs=(), min_accuracy=0.9)
+        study = study_with(Script([0.5, 0.25]))
+        driver = StudyDriver(study, goals, limits=Limits(trials=2))
+        inline.run(driver, AnalyticEvaluator(goals))
+        low, high = driver.records
+        assert low.evaluation.accuracy < 0.9 < high.evaluation.accuracy
+        assert low.hypervolume == 0.0
+        expected = high.evaluation.accuracy * (1.0 - 3.75 / goals.dense_ms)
+        assert high.hypervolume == pytest.approx(expected)
+        assert best_record(driver.records, goals.goals) is high

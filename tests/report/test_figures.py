@@ -139,3 +139,17 @@ def test_names_are_shown_as_they_are(kind):
     # Plotly's own line breaks are the only markup left.
     assert not any("<" in text.replace("<br>", "") for text in shown)
     assert "&lt;a href=" in json.loads(content)["data"][0]["hovertext"][0]
+
+
+def test_front_along_another_cost(data):
+    table = data.trials.assign(memory_mb=[3.0, 4.0, 5.0, np.nan, 6.0])
+    dense = dataclasses.replace(data.dense, extra={"memory_mb": 9.0})
+    several = dataclasses.replace(data, trials=table, dense=dense, costs=("latency", "memory"))
+    figure = figures.front(several, "memory_mb")
+    drawn = {trace.name: trace for trace in figure.data}
+    assert figure.layout.xaxis.title.text == "memory, MB"
+    assert list(drawn["Pareto front"].x) == [3.0, 5.0, 6.0]
+    assert drawn["Pareto front"].mode == "markers"  # one of several costs is no staircase
+    assert list(drawn["dense network"].x) == [9.0]
+    assert not figure.layout.shapes  # the budget is one of milliseconds
+    assert not drawn["Pareto front"].error_x.visible

@@ -17,10 +17,12 @@ from autoprune.errors import (
     SettingsError,
     TaskError,
 )
+from autoprune.latency.profile import save_profile
 from autoprune.run import own_task
 from autoprune.run.directory import RunDirectory
 from autoprune.tasks.classification import ArraySamples, ClassificationTask
 from autoprune.testing.networks import tiny
+from autoprune.testing.profiles import made_up_profile
 from autoprune.testing.tasks import TeacherTask
 
 TRIALS = 6
@@ -337,3 +339,73 @@ def test_tied_groups_have_one_ratio_in_the_best_network(search, network, dense_m
     kept = {name: len(plan["kept"].get(name, range(sizes[name]))) / sizes[name] for name in names}
     assert len(set(kept.values())) == 1
     assert max(kept.values()) < 1
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Path of another, slower device."""
+    save_profile(made_up_profile(name="other", precision="fp32"), tmp_path / "other.yaml")
+    return str(tmp_path / "other.yaml")
+
+
+def test_three_objectives_and_limits_from_settings_to_files(search, network, task, other):
+    dense = sum(p.numel() for p in network.model.parameters())
+    result = search(
+        objective=["accuracy", f"latency@{other}", "memory"],
+        max_params=dense * 2 // 3,
+        sampler="knapsack",
+    )
+
+    column = f"latency_ms@{other}"
+    trials = pd.read_parquet(result.directory / "trials.parquet").set_index("number")
+    assert (trials["params"].drop(0) <= dense * 2 // 3).all()
+    assert trials["params"][0] == dense  # the unpruned network is over the limit, so on no front
+    assert not trials["on_front"][0]
+    assert (trials[column] > trials["latency_ms"]).all()
+    front = trials[trials["on_front"]]
+    costs = [column, "memory_mb"]
+    for _, row in trials.drop(0).iterrows():  # somebody on the front is as good in everything
+        as_good = (front[costs] <= row[costs]).all(axis=1) & (front["accuracy"] >= row["accuracy"])
+        assert as_good.any()
+    assert set(result.front.columns) >= {*costs, "params"}
+    page = (result.directory / "report.html").read_text()
+    assert page.count('class="plot"') >= 2
+    assert "all 2 costs together" in page
+
+    resumed = autoprune.resume(
+        result.directory, model=tiny("residual").model, task=task, trials=TRIALS + 2
+    )
+    again = pd.read_parquet(resumed.directory / "trials.parquet").set_index("number")
+    assert len(again) == TRIALS + 3
+    assert again.loc[trials.index, column].tolist() == trials[column].tolist()
+    study = RunDirectory.open(resumed.directory).study(RandomSampler(), say=print)
+    assert [len(trial.values) for trial in study.trials] == [3] * (TRIALS + 3)
+    assert study.trials[2].values[1:] == trials.loc[2, costs].tolist()
+
+
+def test_without_a_budget_the_fastest_that_is_accurate_enough_is_the_best(search, tmp_path):
+    first = search(sampler="knapsack", output=tmp_path / "first").directory
+    reached = np.unique(pd.read_parquet(first / "trials.parquet")["accuracy"])
+    least = float(reached[-2])  # the unpruned network's is the highest
+    result = search(sampler="knapsack", min_accuracy=least)
+    trials = pd.read_parquet(result.directory / "trials.parquet")
+    enough = trials[trials["accuracy"] >= least]
+    assert 2 <= len(enough) < len(trials)
+    assert result.best.latency_ms == enough["latency_ms"].min()
+    assert result.best.trial != 0
+    assert (result.front["accuracy"] >= least).all()
+
+
+def test_an_accuracy_that_nobody_reaches_is_said(search, dense_ms):
+    result = search(min_accuracy=1.0, budget_ms=0.9 * dense_ms)
+    assert result.best is None
+    assert result.points == ()
+    assert "no network within the limits reaches the accuracy of 100.0%" in result.unmet
+    with pytest.raises(RunError, match="reaches the accuracy"):
+        result.load_best()
+
+
+def test_limits_that_nothing_meets_leave_no_folder(search, tmp_path):
+    with pytest.raises(BudgetError, match="params: the least that each can be alone is"):
+        search(max_params=3, output=tmp_path / "never")
+    assert not (tmp_path / "never").exists()

@@ -13,6 +13,7 @@ from autoprune.run.results import (
     read_results,
     report_data,
     result_from,
+    unmet,
     write_results,
 )
 from autoprune.strategy.goals import Goals
@@ -125,3 +126,70 @@ def test_damaged_or_foreign_results_are_refused(data, tmp_path):
     file.write_text("[]")
     with pytest.raises(RunError, match="are damaged"):
         read_results(tmp_path)
+
+
+def test_an_accuracy_decides_the_front_and_the_pick(records):
+    goals = Goals(min_accuracy=0.7)
+    assert [r.number for r in front_records(records, goals)] == [2, 1, 0]
+    assert chosen_record(records, goals).number == 2  # the fastest that is accurate enough
+    within = dataclasses.replace(goals, budget_ms=10.0)
+    assert chosen_record(records, within).number == 1
+    assert unmet(records, within) == ""
+    much = dataclasses.replace(within, min_accuracy=0.95)
+    assert chosen_record(records, much) is None
+    assert "reaches the accuracy of 95.0%" in unmet(records, much)
+    assert "the best of 5, trial 1, has 90.0%" in unmet(records, much)
+    assert "no evaluation within the limits" in unmet(records, Goals(budget_ms=1.0))
+
+
+def test_limits_decide_what_is_on_the_front(records):
+    few = [
+        dataclasses.replace(r, evaluation=dataclasses.replace(r.evaluation, params=10 - r.number))
+        for r in records
+    ]
+    goals = Goals(limits={"params": 8.0})
+    assert [r.number for r in front_records(few, goals)] == [6, 2]
+
+
+def test_a_front_of_several_costs_keeps_what_is_best_in_none(records):
+    costs = {1: 3.0, 2: 5.0, 3: 2.0, 4: 5.0, 6: 9.0, 0: 4.0}
+    several = [
+        dataclasses.replace(
+            r, evaluation=dataclasses.replace(r.evaluation, costs={"memory": costs[r.number]})
+        )
+        for r in records
+        if r.number in costs
+    ]
+    goals = Goals(costs=("latency", "memory"))
+    # 3 is beaten by 2 in accuracy and latency, but takes the least memory.
+    assert [r.number for r in front_records(several, goals)] == [6, 2, 3, 1, 0]
+
+
+def test_tables_and_results_have_the_costs_of_the_search(records, data, tmp_path):
+    several = [
+        dataclasses.replace(
+            r, evaluation=dataclasses.replace(r.evaluation, costs={"memory": 1.0 + r.number})
+        )
+        for r in records
+    ]
+    made = report_data(
+        several,
+        model_name="net",
+        profile=data.profile,
+        goals=Goals(costs=("latency", "memory"), budget_ms=10.0),
+        dense=several[0],
+        chosen=data.chosen,
+        run=data.run,
+        test_accuracy={},
+    )
+    write_results(made, tmp_path)
+    again = read_results(tmp_path)
+    assert again.costs == ("latency", "memory")
+    assert again.extra == ("memory_mb",)
+    assert again.dense.extra == {"memory_mb": 1.0}
+    result = result_from(again, tmp_path, "done")
+    assert result.front["memory_mb"].tolist() == [1.0 + n for n in result.front["trial"]]
+    table = pd.read_csv(tmp_path / "front.csv")
+    assert table["memory_mb"].tolist() == result.front["memory_mb"].tolist()
+    assert json.loads((tmp_path / "front.json").read_text())["dense"]["memory_mb"] == 1.0
+    assert "Memory" in (tmp_path / "report.html").read_text()

@@ -1,6 +1,6 @@
 import pytest
 
-from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.errors import AutopruneError, SettingsError, UnknownNameError
 from autoprune.registry import Registry
 from autoprune.run.settings import RunSettings
 from autoprune.strategy.registry import SAMPLERS, wants_damage
@@ -151,3 +151,29 @@ def test_run_that_goes_on_may_do_so_on_another_cluster():
     assert (moved.ray, moved.gpus_per_trial, moved.trials) == ("ray://head:10001", 0.5, 3)
     with pytest.raises(SettingsError, match="ray: expected local"):
         settings.with_limits({"ray": "my"})
+
+
+def test_objectives_and_counts_are_read_as_people_write_them(board):
+    settings = RunSettings.checked(
+        {"device": board, "objective": "accuracy, params,macs", "max_params": "1.5M"}
+    )
+    assert settings.objective == ("accuracy", "params", "macs")
+    assert settings.max_params == 1_500_000
+    again = RunSettings.model_validate_json(settings.model_dump_json())
+    assert again == settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"objective": "params,accuracy"}, "accuracy first"),
+        ({"objective": ["accuracy", "energy"]}, "no measured power"),
+        ({"max_params": "1.5Q"}, "max_params: .*'1.5Q'"),
+        ({"max_params": 0}, "max_params"),
+        ({"max_latency_ms": {"bord": 3.0}}, "no device profile named 'bord'"),
+        ({"min_accuracy": 91}, "min_accuracy"),
+    ],
+)
+def test_goals_that_cannot_be_are_refused(board, change, message):
+    with pytest.raises(AutopruneError, match=message):
+        RunSettings.checked({"device": board, **change})

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 import types
 
@@ -6,6 +7,7 @@ import pytest
 from optuna.samplers import BaseSampler, RandomSampler
 
 from autoprune.errors import SettingsError, UnknownNameError
+from autoprune.strategy.goals import Cost
 from autoprune.strategy.registry import build_sampler, check_sampler, wanted_damage
 from autoprune.testing.samplers import (
     SamplerConformance,
@@ -216,3 +218,12 @@ def test_a_missing_optunahub_is_an_error_with_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "optunahub", None)
     with pytest.raises(SettingsError, match="pip install optunahub"):
         check_sampler("optunahub:annealing", {})
+
+
+def test_samplers_of_optuna_take_as_many_objectives_as_there_are():
+    cost = Cost("params", lambda widths, keep: 1.0 + widths.sum(axis=1))
+    several = dataclasses.replace(PROBLEM, costs=(Cost("latency", PROBLEM.latency), cost))
+    sampler = build_sampler("optuna.samplers:NSGAIISampler", several, seed=0)
+    assert sampler.joint
+    with pytest.raises(SettingsError, match="loss and latency, params"):
+        build_sampler("optuna.samplers:CmaEsSampler", several, seed=0)
