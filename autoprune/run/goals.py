@@ -147,8 +147,8 @@ class Measures:
 
     def objectives(self, names: Sequence[str]) -> tuple[Cost, ...]:
         """Return the costs among the objectives; empty for the latency alone."""
-        wanted = [self._here(name) for name in names if name != ACCURACY]
-        return () if wanted == [LATENCY] else tuple(map(self.cost, dict.fromkeys(wanted)))
+        wanted = dict.fromkeys(self._here(name) for name in names if name != ACCURACY)
+        return () if list(wanted) == [LATENCY] else tuple(map(self.cost, wanted))
 
     def limits(
         self, most: Mapping[str, int | float | None], max_latency_ms: Mapping[str, float]
