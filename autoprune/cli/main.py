@@ -18,6 +18,7 @@ from autoprune.cli.predict import predict
 from autoprune.cli.profile import profile_app
 from autoprune.cli.report import report
 from autoprune.cli.search import search
+from autoprune.cli.verify import verify
 from autoprune.errors import AutopruneError
 from autoprune.version import __version__
 
@@ -66,6 +67,7 @@ app.command()(calibrate)
 app.add_typer(profile_app, name="profile")
 app.command()(report)
 app.command()(export)
+app.command()(verify)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

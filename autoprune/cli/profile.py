@@ -115,7 +115,7 @@ def profile(
     if output.suffix not in (".yaml", ".yml"):
         raise SettingsError(f"--output must end in .yaml, got {output}")
     from autoprune.latency.calibrate import Target
-    from autoprune.latency.profile import save_profile
+    from autoprune.latency.profile import Setup, save_profile
     from autoprune.measure.alignment import alignment_of
     from autoprune.measure.backend import open_backend
     from autoprune.measure.board import device_name
@@ -156,6 +156,8 @@ def profile(
     )
     today = datetime.datetime.now(datetime.UTC).date()
     found = outcome(folder, target, date=today, failed=standing.failed)
+    setup = Setup(machine=device_name(), backend=runtime, threads=threads, clock=backend.clock)
+    made_here = found.profile.model_copy(update={"setup": setup})
     given: dict[str, Sequence[object]] = {
         "--device": [device],
         "--title": [title] if title else [],
@@ -173,10 +175,10 @@ def profile(
     made = ["Made by:", f"  {_command(given)}"]
     comment = "\n".join([*found.remarks, _noise(folder.noises()), *made])
     try:
-        save_profile(found.profile, output, comment=comment)
+        save_profile(made_here, output, comment=comment)
     except OSError as error:
         raise SettingsError(f"cannot write {output}: {error.strerror}") from None
-    _show(found.profile, output)
+    _show(made_here, output)
 
 
 @profile_app.command()

@@ -249,6 +249,12 @@ def search(
             metavar="RUN", help="Continue this run; takes limits and --study-storage only."
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Measure the front at the end, where the device is this machine."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the run directory and nothing else.")
@@ -313,6 +319,10 @@ def search(
                 if resume is None
                 else (_old_run(given, output, resume, console))
             )
+            if verify:
+                from autoprune.run.verify import setup_here
+
+                setup_here(run.directory.record.profile)
             result = _execute(run, console)
         except KeyboardInterrupt:
             _say_goodbye(run, console)
@@ -325,6 +335,10 @@ def search(
         _show(result, run)
     if result.best is None:
         raise typer.Exit(1)
+    if verify:
+        from autoprune.cli.verify import verify_run
+
+        verify_run(result.directory, say=_sayer(console), stderr=as_json or quiet)
 
 
 def _limits(texts: list[str] | None) -> dict[str, float] | None:

@@ -42,10 +42,10 @@ def predictor_for(ops: OpTable, profile: DeviceProfile) -> Predictor:
     present = dict.fromkeys(kernel.family for kernel in table.kernels)
     unmeasured = [name for name in present if name not in profile.provenance.measured_families]
     _refuse(table, unmeasured, profile)
-    every = rooflines(profile)
+    every, scales = rooflines(profile), profile.predictor.scales or {}
     return RooflinePredictor(
         table,
-        {family: every[family] for family in present},
+        {family: every[family].scaled(scales.get(family, 1.0)) for family in present},
         bytes_per_element=profile.bytes_per_element,
         overlap=profile.predictor.overlap,
         constant_ms=profile.predictor.constant_ms,

@@ -154,11 +154,14 @@ class _Limits(_Section):
             takes both.
         constant_ms: Milliseconds of a network beyond its kernels.
         families: Parameters by kernel family.
+        scales: Factors on the time of kernel families, found when the profile was recalibrated on
+            networks of one run; ``None`` for none.
     """
 
     overlap: Literal["none", "full"]
     constant_ms: Milliseconds
     families: Families
+    scales: dict[str, PositiveFloat] | None = None
 
     @property
     def attachments(self) -> tuple[Attachment, ...]:
@@ -337,6 +340,22 @@ class Provenance(_Section):
     left_out: dict[str, str] = {}
 
 
+class Setup(_Section):
+    """How a machine was measured, enough to measure it again.
+
+    Attributes:
+        machine: What the machine calls itself, its processor or board.
+        backend: Name of the measuring runtime, as ``autoprune profile --runtime`` takes it.
+        threads: Threads within an operator.
+        clock: ``wall``, or ``cpu`` for the time that the thread ran.
+    """
+
+    machine: Text
+    backend: Text
+    threads: PositiveInt
+    clock: Literal["wall", "cpu"]
+
+
 class DeviceProfile(_Section):
     """Everything a latency prediction for one device, runtime and precision needs.
 
@@ -354,6 +373,7 @@ class DeviceProfile(_Section):
         predictor: Kind and parameters of the predictor.
         provenance: Where they came from.
         power: What it draws, where that was measured.
+        setup: How it was measured, where ``autoprune profile`` did so.
     """
 
     version: Literal[1]
@@ -369,6 +389,7 @@ class DeviceProfile(_Section):
     predictor: PredictorParameters
     provenance: Provenance
     power: Power | None = None
+    setup: Setup | None = None
 
     @property
     def bytes_per_element(self) -> int:

@@ -73,6 +73,15 @@ class Roofline:
         """Multiples that input and output channels are padded to."""
         return self.alignment, self.tile or self.alignment
 
+    def scaled(self, factor: float) -> Roofline:
+        """Return the roofline of a device that takes ``factor`` times as long for everything."""
+        return dataclasses.replace(
+            self,
+            overhead_ms=self.overhead_ms * factor,
+            peak_gmacs_per_s=self.peak_gmacs_per_s / factor,
+            bandwidth_gb_s=self.bandwidth_gb_s / factor,
+        )
+
 
 @runtime_checkable
 @runtime_checkable

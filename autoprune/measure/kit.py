@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from autoprune.files import write_atomically
 from autoprune.measure import board
 from autoprune.measure.board import KERNELS_FILE, KIT_FILE, LAYERS_FILE, NETWORKS_FILE
 from autoprune.measure.onnx_file import onnx_bytes
-from autoprune.measure.subjects import Draw, Sampler, idle, reference
+from autoprune.measure.subjects import Draw, idle, reference
 from autoprune.version import __version__
 
 FORMAT, VERSION = "autoprune-kit", 1
@@ -50,7 +50,16 @@ class Kit:
     size_bytes: int
 
 
-def write_kit(sampler: Sampler, folder: Path, *, networks: int) -> Kit:
+@runtime_checkable
+class Laps(Protocol):
+    """What draws the items of a kit, such as a :class:`~autoprune.measure.subjects.Sampler`."""
+
+    def laps(self) -> Iterator[list[Draw]]:
+        """Yield draws, of all sorts in each lap."""
+        ...
+
+
+def write_kit(sampler: Laps, folder: Path, *, networks: int) -> Kit:
     """Write a kit and return what is in it.
 
     Weights are random numbers that all files share: latency does not depend on them, and the kit
@@ -113,7 +122,7 @@ def is_kit(folder: Path) -> bool:
     )
 
 
-def _first(sampler: Sampler, networks: int) -> Iterator[Draw]:
+def _first(sampler: Laps, networks: int) -> Iterator[Draw]:
     """Yield draws until there are so many networks, the kernels of the last included."""
     drawn = 0
     for lap in sampler.laps():

@@ -119,12 +119,7 @@ class Source:
 
     def cut(self, space: SearchSpace, candidate: Candidate) -> nn.Module:
         """Return the network of a candidate; which units stay changes no latency."""
-        widths, keep = space.widths([candidate])[0], space.keep([candidate])[0]
-        pairs = zip(self.network.groups, widths, strict=True)
-        kept = {group.name: tuple(range(int(width))) for group, width in pairs}
-        blocks = zip(self.network.blocks, keep, strict=True)
-        dropped = tuple(block.name for block, stays in blocks if not stays)
-        return self._surgeon.cut(PruningPlan(kept, dropped)).eval()
+        return self._surgeon.cut(first_units(self.network, space, candidate)).eval()
 
     def kernel(self, space: SearchSpace, generator: np.random.Generator) -> KernelShape | None:
         """Return a random kernel of a random candidate, ``None`` where there is none."""
@@ -174,9 +169,7 @@ class Sampler:
             candidate = source.candidate(space, generator) if number else space.dense()
             module = source.cut(space, candidate)
             role = "fit" if number % CHECK_EVERY else "check"
-            columns = {"network": name, "role": role, "batch": source.batch}
-            layers = rows_from_ops(trace(module, source.inputs).ops)
-            return Subject(name, "network", columns, module, source.inputs, layers)
+            return network_subject(name, module, source.inputs, role=role)
 
         return Draw(name, "network", build)
 
@@ -197,6 +190,32 @@ class Sampler:
 
     def _generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+
+def first_units(network: Network, space: SearchSpace, candidate: Candidate) -> PruningPlan:
+    """Return the plan of a candidate that keeps the first units; which ones changes no latency."""
+    widths = space.network_widths(space.widths([candidate]))[0]
+    keep = space.keep([candidate])[0]
+    pairs = zip(network.groups, widths, strict=True)
+    kept = {group.name: tuple(range(int(width))) for group, width in pairs}
+    blocks = zip(network.blocks, keep, strict=True)
+    return PruningPlan(kept, tuple(block.name for block, stays in blocks if not stays))
+
+
+def network_subject(
+    name: str, module: nn.Module, inputs: tuple[Tensor, ...], *, role: str
+) -> Subject:
+    """Return a whole network, in eval mode, as something to time.
+
+    Args:
+        name: What its row is called.
+        module: The network.
+        inputs: One deployment batch.
+        role: What the row is for, ``fit`` or ``check``.
+    """
+    columns = {"network": name, "role": role, "batch": batch_size(inputs)}
+    layers = rows_from_ops(trace(module, inputs).ops)
+    return Subject(name, "network", columns, module, inputs, layers)
 
 
 def kernel_draw(shape: KernelShape) -> Draw:

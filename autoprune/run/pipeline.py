@@ -49,7 +49,7 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.load import absolute_spec
 
 #: Where the study keeps test accuracies, so that the test split is used once per network.
-_TEST_ACCURACY = "test_accuracy"
+TEST_ACCURACY = "test_accuracy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,7 +371,7 @@ def _test_accuracies(driver: StudyDriver, evaluator: Evaluator, say: Say) -> dic
 
     What an earlier session computed is not computed again.
     """
-    stored: Mapping[str, float] = driver.study.user_attrs.get(_TEST_ACCURACY, {})
+    stored: Mapping[str, float] = driver.study.user_attrs.get(TEST_ACCURACY, {})
     tested = {int(number): accuracy for number, accuracy in stored.items()}
     goals = driver.problem.goals
     chosen = chosen_record(driver.records, goals)
@@ -384,7 +384,7 @@ def _test_accuracies(driver: StudyDriver, evaluator: Evaluator, say: Say) -> dic
             tested[record.number] = evaluator.task.evaluate(network, "test").accuracy
         except Exception as error:  # noqa: BLE001 - a task's own code; the search is not lost
             say(f"no test accuracy for trial {record.number}: {type(error).__name__}: {error}")
-    driver.study.set_user_attr(_TEST_ACCURACY, {str(n): tested[n] for n in sorted(tested)})
+    driver.study.set_user_attr(TEST_ACCURACY, {str(n): tested[n] for n in sorted(tested)})
     return tested
 
 

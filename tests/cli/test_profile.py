@@ -8,7 +8,7 @@ from autoprune.cli.main import app
 from autoprune.errors import AutopruneError, MeasureError, SettingsError
 from autoprune.latency.profile import load_profile
 from autoprune.measure.backend import BACKENDS
-from autoprune.measure.board import Rounds
+from autoprune.measure.board import Rounds, device_name
 from autoprune.testing.backends import FormulaBackend
 
 #: Two small models of one batch, by lines that `--model` takes.
@@ -64,6 +64,8 @@ def test_machine_is_measured_fitted_and_judged(quick, tmp_path, monkeypatch):
     assert (profile.name, profile.device, profile.runtime) == ("box", "My Box", "eager")
     assert (profile.alignment, profile.batch, profile.precision) == (4, 1, "fp32")
     assert profile.runtime_version == "quick_1, 1 thread, wall clock"
+    setup = profile.setup
+    assert (setup.machine, setup.backend, setup.threads) == (device_name(), "quick", 1)
     assert len(profile.provenance.predictions) >= 4
     head = (tmp_path / "box.yaml").read_text().splitlines()
     assert any("The reference kernel spread by" in line for line in head[:4])
