@@ -473,7 +473,8 @@ class StudyDriver:
             key = space.snap(space.candidate(other.params)).key
             if key == trial.candidate.key and other.number not in self._pending:
                 if other.state.is_finished():
-                    return True  # known, and copied as such
+                    self._look()  # it may have ended just now; then it is known, and copied
+                    return True
                 self._withdraw(trial.trial_id, f"trial {other.number} has the same candidate")
                 return False
             begun += 1

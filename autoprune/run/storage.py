@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -25,6 +27,9 @@ _HIDDEN = "***"
 
 #: Seconds that a process waits for others that write to the same SQLite file.
 _SQLITE_WAIT_S = 60
+
+#: How often the tables of a database are made, and seconds in between.
+_TRIES, _AGAIN_S = 4, 0.25
 
 _SECRET = re.compile(r"(?i)([?&][^=&]*(?:pass|secret|token)[^=&]*=)[^&]*")
 
@@ -127,8 +132,21 @@ def _opened(url: str, say: Say) -> BaseStorage:
     url = re.sub(r"^postgresql:", "postgresql+psycopg:", url)
     # Connections that a server dropped meanwhile are made anew.
     engine = {"connect_args": {"timeout": _SQLITE_WAIT_S}} if scheme == "sqlite" else {}
-    database = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **engine})
-    return optuna.storages.get_storage(database)
+    return optuna.storages.get_storage(
+        _database(url, engine_kwargs={"pool_pre_ping": True, **engine})
+    )
+
+
+def _database(url: str, **options: Any) -> RDBStorage:
+    """Return a database, made where there is none, by several drivers at the same moment too."""
+    from sqlalchemy.exc import DBAPIError
+
+    for _ in range(_TRIES - 1):
+        try:
+            return RDBStorage(url, **options)
+        except DBAPIError:  # another driver made the same table
+            time.sleep(_AGAIN_S)
+    return RDBStorage(url, **options)
 
 
 def storage_errors() -> tuple[type[Exception], ...]:

@@ -179,3 +179,25 @@ def test_own_trials_go_on_under_their_number_unless_another_took_them(tmp_path):
     again = StudyDriver(first.study, drivers.problem, limits=first.limits, session=first.session)
     assert again.propose() == held
     assert again.propose().number not in (held.number, other.number)
+
+
+def test_candidate_that_another_driver_finished_just_now_is_copied(two, monkeypatch):
+    first, second = two.drivers
+    held = first.propose()
+    study, ask = second.study, second.study.ask
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Drafts, "get_all_trials", lambda self, *args, **kwargs: [])
+        patch.setattr(type(second._storage.kept), "get_n_trials", lambda self, study_id: 0)
+        asked = [study.ask(second._distributions)]
+
+    def late(distributions):
+        if not asked:
+            return ask(distributions)
+        two.finish(first, held)  # after the last look
+        return asked.pop()
+
+    monkeypatch.setattr(study, "ask", late)
+    two.finish(second, second.propose())
+
+    assert two.evaluator.calls.count(held.candidate.key) == 1
+    assert [t.user_attrs.get("duplicate_of") for t in two.trials()] == [None, held.number, None]
