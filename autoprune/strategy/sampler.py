@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import weakref
 import zlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -135,14 +137,58 @@ def seen_params(
 ) -> set[tuple[float | bool, ...]]:
     """Return the parameter values of all other trials of the study, in the space's order.
 
+    Of a study that grows only what is new is read; the set is not the caller's to change.
+
     Args:
         problem: Supplies the parameters' names.
         study: The study; finished, failed and pending trials count alike.
         trial: The trial to leave out.
     """
-    names = list(problem.space.distributions())
-    return {
-        tuple(other.params[name] for name in names)
-        for other in study.get_trials(deepcopy=False)
-        if other.number != trial.number and all(name in other.params for name in names)
-    }
+    names = tuple(problem.space.distributions())
+    memory = _MEMORIES.setdefault(study, {}).setdefault(names, _Seen(names))
+    return memory.without(study.get_trials(deepcopy=False), trial.number)
+
+
+class _Seen:
+    """Parameter values of a study's trials, read once each.
+
+    What is kept follows from the study alone, so it may be lost at any time.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._values: set[tuple[float | bool, ...]] = set()
+        self._numbers: set[int] = set()
+        self._read = 0
+        self._unread: list[int] = []
+
+    def without(self, trials: Sequence[FrozenTrial], number: int) -> set[tuple[float | bool, ...]]:
+        """Return the values of all trials but one.
+
+        Args:
+            trials: All trials, in an order in which later calls only add some.
+            number: Number of the trial to leave out.
+        """
+        names = self._names
+        places = [*self._unread, *range(self._read, len(trials))]
+        self._read, self._unread = len(trials), []
+        for place in places:
+            trial = trials[place]
+            if trial.number != number and all(name in trial.params for name in names):
+                self._values.add(tuple(trial.params[name] for name in names))
+                self._numbers.add(trial.number)
+            else:
+                self._unread.append(place)
+        if number not in self._numbers:
+            return self._values
+        return {
+            tuple(trial.params[name] for name in names)
+            for trial in trials
+            if trial.number != number and all(name in trial.params for name in names)
+        }
+
+
+#: By study and names of parameters; forgotten with the study.
+_MEMORIES: weakref.WeakKeyDictionary[Study, dict[tuple[str, ...], _Seen]] = (
+    weakref.WeakKeyDictionary()
+)

@@ -74,3 +74,21 @@ def test_line_that_does_not_fit_on_the_disk_leaves_nothing_behind(path, monkeypa
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     again = optuna.load_study(storage=JournalStorage(JournalFile(path)), study_name=None)
     assert [trial.number for trial in again.trials] == [0, 1, 2]
+
+
+def test_trials_begin_and_end_on_the_disk_and_details_do_not_wait_for_it(path, monkeypatch):
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(path.read_bytes()), sync(file)))
+    study = optuna.create_study(storage=JournalStorage(JournalFile(path)))
+    before = len(synced)
+
+    trial = study.ask()
+    for number in range(5):
+        trial.set_user_attr(f"detail {number}", number)
+    study.tell(trial, 1.0)
+
+    begun, ended = synced[before:]
+    assert b"detail" not in begun
+    assert ended.count(b"detail") == 5
+    assert ended == path.read_bytes()

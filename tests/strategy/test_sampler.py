@@ -1,6 +1,8 @@
 import numpy as np
+import optuna
 
-from autoprune.strategy.sampler import CandidateSampler
+from autoprune.strategy.sampler import CandidateSampler, seen_params
+from autoprune.testing.evaluators import analytic_problem
 from autoprune.testing.samplers import (
     PROBLEMS,
     made_up_problem,
@@ -67,3 +69,33 @@ def test_foreign_parameters_are_drawn_from_the_seed_and_the_trial():
         assert values == [again.ask().suggest_float("x", 0, 1) for _ in range(5)]
     assert len(set(values)) == 5
     assert np.ptp(values) > 0
+
+
+def test_seen_parameters_are_those_of_all_other_trials_however_the_study_grew():
+    problem = analytic_problem()
+    distributions = problem.space.distributions()
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    rng = np.random.default_rng(0)
+    bare = study.ask()  # has no parameters until the end
+
+    def expected(number):
+        return {
+            tuple(trial.params[name] for name in distributions)
+            for trial in study.get_trials()
+            if trial.number != number and set(distributions) <= set(trial.params)
+        }
+
+    for _ in range(20):
+        asked = study.ask(distributions)
+        if rng.random() < 0.5:
+            study.tell(asked, [1.0, 2.0])
+        for number in (asked.number, int(rng.integers(asked.number)), -1):
+            left_out = study.get_trials()[number]
+            seen = seen_params(problem, study, left_out)
+            assert seen == expected(left_out.number)
+    for name, distribution in distributions.items():
+        bare._suggest(name, distribution)
+    left_out = study.ask()._get_latest_trial()
+    assert len(seen_params(problem, study, left_out)) == len(expected(left_out.number)) == 21
