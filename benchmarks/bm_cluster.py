@@ -64,13 +64,13 @@ def main() -> None:
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if given.nodes or not given.simulate:
-        frame = pd.DataFrame([on_nodes(count) for count in NODES])
-        frame.to_csv(NODES_FILE, index=False, float_format="%.4g")
-        print(frame.to_string())
+        rows: list[dict[str, float]] = []
+        for count in NODES:
+            rows.append(on_nodes(count))
+            print(json.dumps(rows[-1]), flush=True)
+            pd.DataFrame(rows).to_csv(NODES_FILE, index=False, float_format="%.4g")
     if given.simulate or not given.nodes:
-        frame = pd.DataFrame(simulated(given.trials))
-        frame.to_csv(SIMULATION_FILE, index=False, float_format="%.5g")
-        print(frame.to_string())
+        simulated(given.trials)
     if NODES_FILE.exists() and SIMULATION_FILE.exists():
         write_page(pd.read_csv(NODES_FILE), pd.read_csv(SIMULATION_FILE))
 
@@ -222,8 +222,8 @@ def recorded() -> tuple[Problem, RecordedEvaluator]:
     return problem, RecordedEvaluator(problem, weights)
 
 
-def simulated(trials: int) -> list[dict[str, float]]:
-    """Return what the driver did in each window of trials."""
+def simulated(trials: int) -> None:
+    """Write what the driver did in each window of trials, window by window."""
     problem, evaluator = recorded()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -238,7 +238,7 @@ def simulated(trials: int) -> list[dict[str, float]]:
             )
             rows[-1]["grew_mb"] = rows[-1]["driver_mb"] - began
             print(json.dumps(rows[-1]), flush=True)
-    return rows
+            pd.DataFrame(rows).to_csv(SIMULATION_FILE, index=False, float_format="%.5g")
 
 
 class Simulation:

@@ -12,6 +12,8 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.execution.snapshot import Snapshot
+
 #: Identifies the trial that is being proposed; storages count from 0.
 _DRAFT_ID = -1
 
@@ -28,10 +30,18 @@ class Drafts(BaseStorage):
         kept: Where trials are kept.
     """
 
-    def __init__(self, kept: BaseStorage) -> None:
-        """Store parameters."""
+    def __init__(self, kept: BaseStorage, *, alone: bool = False) -> None:
+        """Store parameters.
+
+        Args:
+            kept: Where trials are kept.
+            alone: Whether nobody else changes the trials, so that they need not be read again.
+        """
         self.kept = kept
+        self.alone = alone
         self._draft: FrozenTrial | None = None
+        self._snapshots: dict[int, Snapshot] = {}
+        self._changed: set[int] = set()
 
     def publish(self, study_id: int, trial: FrozenTrial | None = None) -> tuple[int, int]:
         """Write the drafted trial, and return its id and its number.
@@ -47,6 +57,7 @@ class Drafts(BaseStorage):
         assert template is not None, "nothing was drafted"
         self._draft = None
         trial_id = self.kept.create_new_trial(study_id, template)
+        self._changed.add(trial_id)
         return trial_id, self.kept.get_trial_number_from_id(trial_id)
 
     def drafted(self, trial_id: int) -> bool:
@@ -58,9 +69,11 @@ class Drafts(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Draft a trial, or pass on one that is complete."""
         if template_trial is not None:
-            return self.kept.create_new_trial(study_id, template_trial)
+            trial_id = self.kept.create_new_trial(study_id, template_trial)
+            self._changed.add(trial_id)
+            return trial_id
         self._draft = FrozenTrial(
-            number=self.kept.get_n_trials(study_id),
+            number=self._count(study_id),
             state=TrialState.RUNNING,
             value=None,
             values=None,
@@ -86,7 +99,10 @@ class Drafts(BaseStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         """Return all trials, the draft last."""
-        trials = self.kept.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        if self.alone and not deepcopy:
+            trials = self._snapshot(study_id).trials(states)
+        else:
+            trials = self.kept.get_all_trials(study_id, deepcopy=deepcopy, states=states)
         if self._draft is None or not (states is None or self._draft.state in states):
             return trials
         return [*trials, self._draft]
@@ -101,6 +117,7 @@ class Drafts(BaseStorage):
         """Set a parameter."""
         draft = self._drafted(trial_id)
         if draft is None:
+            self._changed.add(trial_id)
             self.kept.set_trial_param(trial_id, param_name, param_value_internal, distribution)
             return
         draft.params[param_name] = distribution.to_external_repr(param_value_internal)
@@ -110,6 +127,7 @@ class Drafts(BaseStorage):
         """Set a user attribute."""
         draft = self._drafted(trial_id)
         if draft is None:
+            self._changed.add(trial_id)
             self.kept.set_trial_user_attr(trial_id, key, value)
         else:
             draft.user_attrs[key] = value
@@ -120,12 +138,25 @@ class Drafts(BaseStorage):
         """Set a system attribute."""
         draft = self._drafted(trial_id)
         if draft is None:
+            self._changed.add(trial_id)
             self.kept.set_trial_system_attr(trial_id, key, value)
         else:
             draft.system_attrs[key] = value
 
     def _drafted(self, trial_id: int) -> FrozenTrial | None:
         return self._draft if trial_id == _DRAFT_ID else None
+
+    def _snapshot(self, study_id: int) -> Snapshot:
+        """Return the trials as they are, of a storage that holds this study alone."""
+        if study_id not in self._snapshots:
+            self._snapshots[study_id] = Snapshot(self.kept, study_id)
+        else:
+            self._snapshots[study_id].read(self._changed)
+        self._changed.clear()
+        return self._snapshots[study_id]
+
+    def _count(self, study_id: int) -> int:
+        return len(self._snapshot(study_id)) if self.alone else self.kept.get_n_trials(study_id)
 
     # --- passed on --------------------------------------------------------------------------
 
@@ -179,12 +210,14 @@ class Drafts(BaseStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Pass on."""
+        self._changed.add(trial_id)
         return self.kept.set_trial_state_values(trial_id, state, values)
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
         """Pass on."""
+        self._changed.add(trial_id)
         self.kept.set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def remove_session(self) -> None:

@@ -182,7 +182,7 @@ class StudyDriver:
                 runs in the study is of a process that has ended.
             clock: Returns seconds; for tests.
         """
-        self._storage = Drafts(study._storage)
+        self._storage = Drafts(study._storage, alone=session is None)
         self.study = optuna.load_study(
             study_name=study.study_name, storage=self._storage, sampler=study.sampler
         )
