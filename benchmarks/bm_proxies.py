@@ -29,7 +29,6 @@ from common import RESULTS, write_result
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.evaluation import unit_order
 from autoprune.latency.predict import predictor_for
@@ -52,6 +51,7 @@ from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import Candidate, build_space
 from autoprune.tasks.cifar10 import cifar10
 from autoprune.tasks.classification import ClassificationTask, normalised
+from autoprune.tuning.statistics import own_statistics
 
 PROXIES = RESULTS / "bm_proxies.csv"
 TUNED = RESULTS / "bm_proxies_tuned.csv"
@@ -294,7 +294,7 @@ def _tuned(
 ) -> dict[str, Any]:
     """Return how well a network does on the test images after fine-tuning a copy of it."""
     model = copy.deepcopy(realised).requires_grad_(True).to(memory_format=torch.channels_last)
-    _own_statistics(model, subject.batches)
+    own_statistics(model, subject.batches)
     start = time.thread_time()
     _fine_tune(model, subject.task, options, np.random.default_rng(seed))
     seconds = time.thread_time() - start
@@ -305,33 +305,6 @@ def _tuned(
         "test_loss": round(F.cross_entropy(logits, targets).item(), 6),
         "seconds": round(seconds, 1),
     }
-
-
-@torch.no_grad()
-def _own_statistics(model: nn.Module, batches: Batches) -> None:
-    """Give every BatchNorm the statistics of its inputs, its outputs unchanged.
-
-    Reconstruction keeps its intercepts in the running means, which training does not read; the
-    affine weights take over what the stored statistics do beside the true ones.
-    """
-    moments: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        moments[layer] = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
-
-    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    model.eval()
-    model(torch.cat([inputs for inputs, _ in batches]))
-    for hook in hooks:
-        hook.remove()
-    for layer in layers:
-        mean, variance = moments[layer]
-        stored = (layer.running_var + layer.eps).sqrt()
-        layer.bias += layer.weight * (mean - layer.running_mean) / stored
-        layer.weight *= (variance + layer.eps).sqrt() / stored
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_(variance)
 
 
 def _fine_tune(

@@ -13,6 +13,7 @@ from rich.markup import escape
 from autoprune.cli.calibrate import calibrate
 from autoprune.cli.devices import devices
 from autoprune.cli.export import export
+from autoprune.cli.finetune import finetune
 from autoprune.cli.inspect import inspect
 from autoprune.cli.predict import predict
 from autoprune.cli.profile import profile_app
@@ -66,6 +67,7 @@ app.command()(predict)
 app.command()(calibrate)
 app.add_typer(profile_app, name="profile")
 app.command()(report)
+app.command()(finetune)
 app.command()(export)
 app.command()(verify)
 

@@ -311,7 +311,7 @@ def search(
     }
     given = {name: value for name, value in given.items() if value is not None}
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    with _stopping_on_signals() as stopped_by:
+    with stopping_on_signals() as stopped_by:
         run = None
         try:
             run = (
@@ -416,7 +416,7 @@ def _say_goodbye(run: Run | None, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _stopping_on_signals() -> Iterator[list[int]]:
+def stopping_on_signals() -> Iterator[list[int]]:
     """Let SIGTERM stop the body as Ctrl-C does; what is yielded fills with the signals' numbers.
 
     A further signal while the body winds down is ignored.
