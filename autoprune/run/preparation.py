@@ -31,7 +31,7 @@ from autoprune.strategy.damage import Damage
 from autoprune.strategy.expansion import space_latency, space_ops, space_scores
 from autoprune.strategy.problem import DIVERGENCE_OFFSET, Problem
 from autoprune.strategy.settings import SpaceSettings
-from autoprune.strategy.space import build_space
+from autoprune.strategy.space import build_space, ties_isomorphic
 from autoprune.tasks.base import SampledTask, Task, needs_samples, run_batches
 from autoprune.tasks.load import load_task
 from autoprune.tasks.numerics import Numerics, numerics_for
@@ -96,6 +96,15 @@ def prepare(
         listed = ", ".join(f"{name} ({n}x)" for name, n in sorted(network.unsupported.items()))
         say(f"operators without a rule froze the channels they met: {listed}")
     space = build_space(network.groups, network.blocks, space_settings, alignment=profile.alignment)
+    if (
+        space.members
+        and space_settings.isomorphic == "auto"
+        and ties_isomorphic(network.groups, space_settings, alignment=profile.alignment)
+    ):
+        say(
+            f"{len(space.groups)} groups share {len(space.dimensions)} ratios by their structure; "
+            "'isomorphic: false' in the search space keeps them apart"
+        )
     if not space.distributions():
         reasons = "; ".join(sorted(set(network.frozen.values()))[:3])
         raise PruningError(

@@ -71,7 +71,8 @@ class SpaceSettings(_Settings):
         step: Smallest change of a group's width, as a fraction of its full width; 0 for as fine as
             ``multiple`` allows.
         ties: Shell patterns on the groups' names; all groups that match one share one ratio.
-        isomorphic: Whether groups of the same structure share one ratio too.
+        isomorphic: Whether groups of the same structure share one ratio too; ``"auto"`` ties them
+            where more than 200 groups are searched.
         depth: Whether blocks may be dropped.
         max_dropped: Largest fraction of the network's removable blocks that one candidate drops.
         groups: Overrides by shell pattern on the group's name; of several that match, later wins.
@@ -84,7 +85,7 @@ class SpaceSettings(_Settings):
     multiple: _Multiple = "device"
     step: _Ratio = 0.0
     ties: list[str] = []
-    isomorphic: bool = False
+    isomorphic: bool | Literal["auto"] = "auto"
     depth: bool = True
     max_dropped: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.5
     groups: dict[str, GroupSettings] = {}

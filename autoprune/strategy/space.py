@@ -39,6 +39,9 @@ __all__ = [
 #: to this many widths: what padding costs is the latency predictor's business, not the grid's.
 _FEWEST_WIDTHS = 4
 
+#: More searched groups than that are tied by their structure unless the settings say otherwise.
+MOST_APART = 200
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -354,7 +357,9 @@ def build_space(
     if faults:
         raise SettingsError("\n".join(["search space does not fit the network:", *faults]))
     each = [_dimension(group, settings, alignment) for group in groups]
-    dimensions, members = _tied(groups, each, settings)
+    isomorphic = ties_isomorphic(groups, settings, alignment=alignment)
+    ties = tied(groups, settings.ties, isomorphic=isomorphic)
+    dimensions, members = _tied(each, ties)
     home = {member.group: dim for dim, parts in enumerate(members) for member in parts}
     limit = math.floor(settings.max_dropped * len(blocks) + 1e-9)
     return SearchSpace(
@@ -367,8 +372,17 @@ def build_space(
     )
 
 
+def ties_isomorphic(
+    groups: Sequence[ChannelGroup], settings: SpaceSettings, *, alignment: int
+) -> bool:
+    """Return whether groups of the same structure share one ratio in :func:`build_space`."""
+    if settings.isomorphic == "auto":
+        return sum(_dimension(g, settings, alignment).searched for g in groups) > MOST_APART
+    return settings.isomorphic
+
+
 def _tied(
-    groups: Sequence[ChannelGroup], each: Sequence[Dimension], settings: SpaceSettings
+    each: Sequence[Dimension], ties: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[Dimension, ...], tuple[tuple[Member, ...], ...]]:
     """Return the dimensions with those of each tie in one, and the groups that follow each.
 
@@ -378,7 +392,7 @@ def _tied(
         index: (dim, (Member(index, dim.group, dim.size),)) for index, dim in enumerate(each)
     }
     faults = []
-    for name, indices in tied(groups, settings.ties, isomorphic=settings.isomorphic).items():
+    for name, indices in ties.items():
         cut = [index for index in indices if each[index].searched]
         if len(cut) < 2:
             continue

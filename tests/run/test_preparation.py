@@ -109,3 +109,19 @@ def test_divergences_are_lifted_before_their_logarithm(board):
         settings, SpaceSettings(version=1, multiple=8), made_up_profile(), say=lambda line: None
     )
     assert found.problem.log_loss(np.zeros(1)) == pytest.approx(np.log(0.05))
+
+
+def test_ties_of_deep_networks_are_said_once(board, monkeypatch):
+    said = []
+    monkeypatch.setattr("autoprune.strategy.space.MOST_APART", 3)
+    settings = RunSettings.checked({"device": board, "sampler": "random"})
+    made = prepare(
+        settings, SpaceSettings(version=1, multiple=8), made_up_profile(), say=said.append
+    )
+    space = made.problem.space
+    assert len(space.dimensions) < len(space.groups) == len(made.network.groups)
+    sentences = [line for line in said if "isomorphic: false" in line]
+    assert sentences == [
+        f"{len(space.groups)} groups share {len(space.dimensions)} ratios by their structure; "
+        "'isomorphic: false' in the search space keeps them apart"
+    ]

@@ -3,7 +3,8 @@ import pytest
 
 from autoprune.errors import SettingsError
 from autoprune.network.groups import ChannelGroup, ParamSlice
-from autoprune.strategy.space import Dimension
+from autoprune.strategy.settings import SpaceSettings
+from autoprune.strategy.space import MOST_APART, Dimension, build_space
 from autoprune.strategy.ties import Grid, shared_grid, tied
 
 
@@ -72,3 +73,20 @@ def test_the_shared_grid_has_the_widths_that_all_allow():
             )
         ]
         assert found.widths.tolist() == [*expected, shared.size]
+
+
+@pytest.mark.parametrize("count", [MOST_APART, MOST_APART + 1])
+def test_deep_networks_are_tied_by_structure_unless_told_otherwise(count):
+    kinds = [f"stage{index % 3}.{index}.conv1" for index in range(count)]
+    groups = [group(name, 16) for name in kinds]
+
+    def dimensions(**settings):
+        return len(
+            build_space(groups, [], SpaceSettings(version=1, **settings), alignment=1).dimensions
+        )
+
+    assert dimensions() == (count if count <= MOST_APART else 3)
+    assert dimensions(isomorphic=False) == count
+    assert dimensions(isomorphic=True) == 3
+    # What is not searched does not count.
+    assert dimensions(groups={"stage0.0.conv1": {"freeze": True}}) == count
