@@ -26,6 +26,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pandas as pd
@@ -53,7 +55,19 @@ from autoprune.strategy.space import Candidate, build_space
 from autoprune.tasks.base import Task
 from autoprune.tasks.cifar10 import cifar10
 
+mpl.use("svg")
+mpl.rcParams["svg.hashsalt"] = "autoprune"
+
 CHECKPOINTS = (10, 20, 40, 100)
+#: What stands out in plots, and how all others are drawn.
+COLOURS = {
+    "knapsack": "tab:red",
+    "cmaes": "tab:blue",
+    "tpe": "tab:green",
+    "random": "tab:orange",
+    "uniform": "black",
+}
+FAINT = {"color": "0.8", "zorder": 1}
 CHANCE = np.log(10)
 UNSEEN = 2000
 DEVICES = ("raspberry_pi_4_ncnn", "jetson_nano", "cpu_x86")
@@ -350,7 +364,8 @@ def _front(trials: pd.DataFrame) -> Float[np.ndarray, " points"]:
 def _table(options: argparse.Namespace) -> None:
     """Write mean and spread over seeds of every sampler, best first."""
     rows = []
-    for folder in sorted((RESULTS / "search").iterdir()):
+    folders = sorted(path for path in (RESULTS / "search").iterdir() if path.is_dir())
+    for folder in folders:
         runs: dict[str, list[pd.DataFrame]] = {}
         for path in sorted(folder.glob("*.csv")):
             runs.setdefault(path.stem.rpartition("_")[0], []).append(pd.read_csv(path))
@@ -362,6 +377,40 @@ def _table(options: argparse.Namespace) -> None:
         command="python benchmarks/bm_search.py",
         packages=["torch", "optuna"],
     )
+    for folder in folders:
+        _plot(folder)
+
+
+def _plot(folder: Path) -> None:
+    """Draw the hypervolume of the loss by evaluations, and the fronts after the last one."""
+    figure, (growth, front) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    runs: dict[str, list[pd.DataFrame]] = {}
+    for path in sorted(folder.glob("*.csv")):
+        runs.setdefault(path.stem.rpartition("_")[0], []).append(pd.read_csv(path))
+    for name, found in runs.items():
+        dense_ms = found[0]["latency_ms"].iloc[0]
+        counts = np.arange(1, min(map(len, found)))
+        grown = np.mean([[_volume(run, int(n), dense_ms) for n in counts] for run in found], axis=0)
+        style = {"color": COLOURS.get(name), "zorder": 3} if name in COLOURS else FAINT
+        growth.plot(counts, grown, label=name if name in COLOURS else None, **style)
+        if name in COLOURS:
+            best = found[0].iloc[_front(found[0])].sort_values("latency_ms")
+            front.step(
+                best["latency_ms"], 100 * best["accuracy"], where="post", label=name, **style
+            )
+    growth.set(xlabel="evaluations", ylabel="hypervolume of the loss, %")
+    front.set(xlabel="predicted latency, ms", ylabel="accuracy on search images, %")
+    growth.legend(title="others in grey", fontsize=8)
+    front.legend(title="fronts of the first seed", fontsize=8)
+    figure.suptitle(folder.name.replace("_", " "))
+    figure.savefig(folder.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+
+
+def _volume(trials: pd.DataFrame, count: int, dense_ms: float) -> float:
+    """Return the hypervolume of the loss after so many evaluations."""
+    quality, latency = _quality(trials["loss"]), trials["latency_ms"].to_numpy()
+    return 100 * hypervolume(quality[: count + 1], latency[: count + 1], dense_ms=dense_ms)
 
 
 def _row(folder: str, name: str, runs: list[pd.DataFrame]) -> dict[str, object]:
