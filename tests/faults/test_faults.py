@@ -1,7 +1,7 @@
-"""Thirty searches, each with a fault drawn from a seed: nothing is lost, nothing done twice.
+"""Searches, each with a fault drawn from a seed: nothing is lost, nothing done twice.
 
 Each search runs in a process of its own, forked from this one, and is ended there by what the fault
-is; then it is resumed in another. The faults of clusters are in ``test_cluster_faults.py``.
+is; then it is resumed in another.
 """
 
 import ctypes
