@@ -19,6 +19,7 @@ from autoprune.export.package import PackageMetrics
 from autoprune.pruning.plan import PruningPlan
 from autoprune.report.data import ReportData
 from autoprune.run.directory import JOURNAL_FILE, RunDirectory
+from autoprune.run.outcome import package_metrics
 from autoprune.run.pipeline import Run, make_evaluator, quiet_optuna
 from autoprune.run.preparation import Prepared, Say
 from autoprune.run.results import read_results
@@ -92,16 +93,8 @@ class FinishedRun:
         scores, profile = self.records[trial].evaluation, self.directory.record.profile
         table = self.results.trials.set_index("number")["test_accuracy"]
         tested = float(table[trial])
-        return PackageMetrics(
-            accuracy=scores.accuracy,
-            test_accuracy=None if tested != tested else tested,
-            loss=scores.loss,
-            latency_ms=scores.latency_ms,
-            latency_error=profile.provenance.held_out.mape,
-            profile=profile.name,
-            macs=scores.macs,
-            params=scores.params,
-        )
+        known = None if tested != tested else tested
+        return package_metrics(scores, profile, test_accuracy=known)
 
 
 def _records(run: Run, say: Say) -> list[Record]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from autoprune.errors import ExportError
-from autoprune.evaluation import Evaluator
+from autoprune.evaluation import Evaluation, Evaluator
 from autoprune.execution.driver import Record, StudyDriver
 from autoprune.export.onnx import ONNX_FILE, export_onnx
 from autoprune.export.package import PackageMetrics, save_package
@@ -69,6 +69,22 @@ def write_outcome(
     return result_from(data, directory.path, driver.stopped, unmet=why)
 
 
+def package_metrics(
+    scores: Evaluation, profile: DeviceProfile, *, test_accuracy: float | None
+) -> PackageMetrics:
+    """Return what a package's plan says of its network."""
+    return PackageMetrics(
+        accuracy=scores.accuracy,
+        test_accuracy=test_accuracy,
+        loss=scores.loss,
+        latency_ms=scores.latency_ms,
+        latency_error=profile.provenance.held_out.mape,
+        profile=profile.name,
+        macs=scores.macs,
+        params=scores.params,
+    )
+
+
 def _write_network(
     directory: RunDirectory,
     prepared: Prepared,
@@ -87,16 +103,7 @@ def _write_network(
         network=prepared.network,
         plan=plan,
         source=settings.model,
-        metrics=PackageMetrics(
-            accuracy=scores.accuracy,
-            test_accuracy=tested.get(chosen.number),
-            loss=scores.loss,
-            latency_ms=scores.latency_ms,
-            latency_error=profile.provenance.held_out.mape,
-            profile=profile.name,
-            macs=scores.macs,
-            params=scores.params,
-        ),
+        metrics=package_metrics(scores, profile, test_accuracy=tested.get(chosen.number)),
     )
     metadata = {
         "autoprune.model": directory.record.model.name,
