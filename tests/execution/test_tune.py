@@ -25,7 +25,11 @@ def tune():
         for name, value in tune._ENVIRONMENT.items():
             patch.setenv(name, value)
         ray.init(
-            num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
         )
         yield tune
         ray.shutdown()

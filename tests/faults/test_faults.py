@@ -23,7 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import autoprune
-from autoprune.cli.search import _stopping_on_signals
+from autoprune.cli.search import stopping_on_signals
 from autoprune.errors import RunError
 from autoprune.run import pipeline
 from autoprune.run.journal import JournalFile
@@ -113,10 +113,10 @@ def dying_writes(calls, share):
     append = JournalFile._append
     left = [calls]
 
-    def dying(self, lines):
+    def dying(self, lines, *, sync):
         left[0] -= 1
         if left[0] >= 0:
-            append(self, lines)
+            append(self, lines, sync=sync)
             return
         with self.path.open("ab", buffering=0) as file:
             file.write(lines[: int(share * len(lines))])
@@ -200,7 +200,7 @@ class Search:
         pipeline._scorer = lambda *args: Logged(scorer(*args), self.log)
         fault(task)
         try:
-            with _stopping_on_signals():
+            with stopping_on_signals():
                 search(model, task)
         except KeyboardInterrupt:
             return STOPPED

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +23,7 @@ TRIALS = 100
 #: Searches 100 candidates on a shared study; prints the keys of those that it evaluated.
 DRIVER = f"""
 import sys
+import tempfile
 import optuna
 from autoprune.execution import inline
 from autoprune.execution.driver import Limits, StudyDriver
@@ -63,19 +65,18 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
+def postgresql():
     """URL of a database on this machine, which ends with the tests."""
     pytest.importorskip("psycopg", reason="psycopg is not installed: the extra 'postgresql'")
     programs = binaries()
     if programs is None:
         pytest.skip("PostgreSQL is not installed; on Debian: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgresql")
+    # Not below pytest's folder, which only its owner may enter.
+    folder = Path(tempfile.mkdtemp(prefix="autoprune-postgresql-"))
     user = None
     if os.geteuid() == 0:  # it refuses to run as root
         user = "postgres" if "postgres" in {u.pw_name for u in pwd.getpwall()} else "nobody"
         shutil.chown(folder, user)
-        for parent in [folder, *folder.parents][:3]:
-            parent.chmod(parent.stat().st_mode | 0o055)
     data, port = folder / "data", free_port()
 
     def run(program, *arguments):
@@ -96,6 +97,7 @@ def postgresql(tmp_path_factory):
     run("pg_ctl", "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
     yield f"postgresql://ann:unused@127.0.0.1:{port}/postgres"
     run("pg_ctl", "-D", str(data), "-w", "-m", "fast", "stop")
+    shutil.rmtree(folder)
 
 
 def test_two_drivers_evaluate_each_candidate_once(postgresql):
