@@ -168,7 +168,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--realise", default="reconstruct")
     parser.add_argument("--calibration", type=int, default=256)
-    parser.add_argument("--images", type=int, default=1024, help="search images")
+    parser.add_argument("--images", type=int, default=512, help="search images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-table", action="store_true", help="only make runs")
     return parser.parse_args()
@@ -373,7 +373,7 @@ def _table(options: argparse.Namespace) -> None:
     frame = pd.DataFrame(rows).sort_values(["run", "_order"], ascending=[True, False])
     write_result(
         "bm_search",
-        frame.drop(columns="_order"),
+        frame.drop(columns="_order").fillna(""),
         command="python benchmarks/bm_search.py",
         packages=["torch", "optuna"],
     )

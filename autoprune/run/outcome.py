@@ -122,15 +122,17 @@ def _chosen_network(chosen: Record, prepared: Prepared) -> ChosenNetwork:
     space = prepared.problem.space
     candidate = chosen.evaluation.candidate
     widths, keep = space.network_widths(space.widths([candidate])), space.keep([candidate])
+    removed = tuple(block for block, stays in zip(space.blocks, keep[0], strict=True) if not stays)
+    gone = {
+        name for block in prepared.network.blocks if block.name in removed for name in block.groups
+    }
     return ChosenNetwork(
         trial=chosen.number,
         widths=tuple(
-            GroupWidth(group.name, int(kept), group.size)
+            GroupWidth(group.name, 0 if group.name in gone else int(kept), group.size)
             for group, kept in zip(prepared.network.groups, widths[0], strict=True)
         ),
-        removed_blocks=tuple(
-            block for block, stays in zip(space.blocks, keep[0], strict=True) if not stays
-        ),
+        removed_blocks=removed,
         kernels=_kernels(candidate, prepared),
     )
 
