@@ -21,12 +21,14 @@ from autoprune.strategy.goals import LATENCY
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate
 from autoprune.tasks.base import SampledTask, Score, Task, needs_samples
+from autoprune.tasks.calibrated import race_calibrated
 from autoprune.tasks.divergence import Divergence
 from autoprune.tasks.numerics import Numerics
 from autoprune.tasks.racing import Bar, race
 
-#: What samplers minimise beside latency: mean loss, or mean divergence from the unpruned network.
-Metric = Literal["loss", "kl"]
+#: What samplers minimise beside latency: mean loss, the loss at the temperature that suits a network,
+#: or mean divergence from the unpruned network.
+Metric = Literal["loss", "calibrated", "kl"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,8 @@ class Evaluation:
         candidate: The candidate.
         status: ``"screened"`` when scoring stopped early because it was clearly worse than another
             network as fast, ``"failed"`` when it could not be built or scored.
-        loss: The metric on the search split in nats, mean loss or mean divergence from the unpruned
-            network; NaN when failed.
+        loss: The metric on the search split in nats, mean loss (at the network's temperature or as
+            it is) or mean divergence from the unpruned network; NaN when failed.
         accuracy: Fraction right on the search split; NaN when failed.
         samples: Samples that both were measured on: the whole split's, fewer when screened.
         loss_stderr: Standard error of ``loss``; NaN where it is not known.
@@ -157,6 +159,9 @@ class Evaluator:
         self._realiser = build_realiser(
             realise, network, task.calibration(calibration_samples), calibrated=calibrated
         )
+        self._calibrates = metric == "calibrated"
+        if self._calibrates:
+            needs_samples(task, "the metric 'calibrated'")
         self._divergence = None
         if metric == "kl":
             dense = self.build(problem.space.dense())
@@ -184,7 +189,7 @@ class Evaluator:
             if self._divergence is not None:
                 return self._divergence.race(model, bar)
             if isinstance(self.task, SampledTask):
-                return race(self.task, model, bar)
+                return (race_calibrated if self._calibrates else race)(self.task, model, bar)
             return (self.task.evaluate(model, "search"),)
 
     def scored(self, candidate: Candidate, scores: tuple[Score, ...]) -> Evaluation:

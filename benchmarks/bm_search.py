@@ -6,23 +6,19 @@ one device, cold or after anchors of the knapsack; its trials are one CSV file. 
 deterministic and kept in a cache, so that samplers which propose the same candidate get the same
 scores without waiting. The front of every run is scored again on images that no search saw.
 
-The checkpoints were trained on all training images and have learned them by heart, so searches
-score on the first test images and `unseen` are the last ones; calibration images are training
-images.
+The loss is that at a network's best temperature: these checkpoints are far surer than they are
+right, and their plain loss falls where blocks are dropped although accuracy falls too.
 
 Hypervolume of the error is the mean over all budgets up to the dense latency of the best accuracy
 within that budget. That of the loss is the mean of log(C / L) / log(C / L0) with L the lowest loss
-within the budget, L0 the dense network's and C that of guessing, log(10): 1 is as good as the dense
+within the budget, L0 the dense network's and C that of guessing: 1 is as good as the dense
 network everywhere, 0 is no better than guessing.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
-import sqlite3
 import time
 from pathlib import Path
 
@@ -32,28 +28,13 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from common import RESULTS, write_result
 from jaxtyping import Float
-from torch import Tensor, nn
+from search_bench import Bench, BenchSettings
 
-from autoprune.evaluation import Evaluator
-from autoprune.latency.predict import predictor_for
-from autoprune.latency.profile import load_profile
-from autoprune.network.network import Network
-from autoprune.network.source import ModelSource
-from autoprune.network.trace import trace
-from autoprune.pruning.blocks import block_distances
-from autoprune.pruning.criterion import build_criterion
-from autoprune.pruning.verify import verified
-from autoprune.strategy.damage import Damage
 from autoprune.strategy.pareto import hypervolume, pareto_mask
-from autoprune.strategy.problem import Problem
-from autoprune.strategy.registry import SAMPLERS, build_sampler, wanted_damage
-from autoprune.strategy.settings import load_space_settings
-from autoprune.strategy.space import Candidate, build_space
-from autoprune.tasks.base import Task
-from autoprune.tasks.cifar10 import cifar10
+from autoprune.strategy.registry import SAMPLERS, build_sampler
+from autoprune.strategy.space import Candidate
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "autoprune"
@@ -68,72 +49,7 @@ COLOURS = {
     "uniform": "black",
 }
 FAINT = {"color": "0.8", "zorder": 1}
-CHANCE = np.log(10)
-UNSEEN = 2000
 DEVICES = ("raspberry_pi_4_ncnn", "jetson_nano", "cpu_x86")
-
-
-@dataclasses.dataclass
-class Bench:
-    """One network for one device, with everything that all samplers share.
-
-    Attributes:
-        name: `network_device`.
-        problem: Space, latency, operators, scores of the ranking; no damage.
-        network: The traced network.
-        task: Its data.
-        evaluator: Builds candidates.
-        images: Search images and their classes; `unseen` likewise, of the test split.
-        cache: Scores by candidate.
-    """
-
-    name: str
-    problem: Problem
-    network: Network
-    task: Task
-    evaluator: Evaluator
-    images: list[tuple[Tensor, Tensor]]
-    unseen: list[tuple[Tensor, Tensor]]
-    cache: Cache
-
-    def score(self, candidate: Candidate, *, unseen: bool = False) -> tuple[float, float, float]:
-        """Return loss, accuracy and the seconds they took when they were computed."""
-        key = f"unseen/{candidate.key}" if unseen else candidate.key
-        known = self.cache.get(key)
-        if known is None:
-            start = time.perf_counter()
-            model = self.evaluator.build(candidate)
-            loss, accuracy = _scores(model, self.unseen if unseen else self.images)
-            known = loss, accuracy, time.perf_counter() - start
-            self.cache.put(key, known)
-        return known
-
-
-class Cache:
-    """Scores by key in one SQLite file that several processes may share."""
-
-    def __init__(self, path: Path, prefix: str) -> None:
-        """Open or make the file; `prefix` tells apart what else decides a score."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-        self.connection.execute(
-            "create table if not exists scores (key text primary key, value text)"
-        )
-        self.prefix = prefix
-
-    def get(self, key: str) -> tuple[float, float, float] | None:
-        """Return what is known."""
-        row = self.connection.execute(
-            "select value from scores where key = ?", (f"{self.prefix}/{key}",)
-        ).fetchone()
-        return None if row is None else tuple(json.loads(row[0]))
-
-    def put(self, key: str, value: tuple[float, float, float]) -> None:
-        """Keep a score."""
-        self.connection.execute(
-            "insert or replace into scores values (?, ?)",
-            (f"{self.prefix}/{key}", json.dumps(value)),
-        )
 
 
 def main() -> None:
@@ -160,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     default = os.environ.get("AUTOPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared")
     parser.add_argument("--shared", default=default, help="folder that holds bench_data")
-    parser.add_argument("--networks", nargs="+", default=["resnet20"])
+    parser.add_argument("--networks", nargs="+", default=["ResNet-20"])
     parser.add_argument("--devices", nargs="+", default=list(DEVICES))
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS.names())
     parser.add_argument("--warm", nargs="+", type=int, default=[0], help="anchors before each")
@@ -178,71 +94,40 @@ def _path(
     network: str, device: str, sampler: str, seed: int, warm: int, options: argparse.Namespace
 ) -> Path:
     started = f"_warm{warm}" if warm else ""
-    folder = RESULTS / "search" / f"{network}_{device}_{options.realise}"
+    folder = RESULTS / "search" / f"{network.lower()}_{device}_{options.realise}"
     return folder / f"{sampler}{started}_{seed}.csv"
 
 
 def _runs(
     network: str, device: str, wanted: list[tuple[str, int, int]], options: argparse.Namespace
 ) -> None:
-    bench = _bench(network, device, options)
+    settings = BenchSettings(
+        network=network,
+        device=device,
+        shared=Path(options.shared),
+        realise=options.realise,
+        calibration=options.calibration,
+        images=options.images,
+    )
+    bench = Bench(settings, cache=Path("runs") / "bm_search.sqlite")
     for sampler, seed, warm in wanted:
         path = _path(network, device, sampler, seed, warm, options)
         try:
             trials = _run(bench, sampler, seed, warm, options.trials)
         except Exception as error:  # noqa: BLE001 - one sampler's fault must not stop the others
-            print(f"{bench.name} {sampler} {seed}: {type(error).__name__}: {error}", flush=True)
+            print(f"{network} {sampler} {seed}: {type(error).__name__}: {error}", flush=True)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         trials.to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
         volumes = _volumes(trials, bench.problem.dense_ms)
-        print(bench.name, path.stem, volumes.round(4).to_dict("list"), flush=True)
-
-
-def _bench(network: str, device: str, options: argparse.Namespace) -> Bench:
-    data = Path(options.shared) / "bench_data"
-    depth = int(network.removeprefix("resnet"))
-    task = cifar10(str(data), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    source = ModelSource.parse(
-        f"{data / 'networks.py'}:cifar_resnet({depth})",
-        weights=data / f"cifar10_resnet{depth}.safetensors",
-    )
-    model, _ = source.build_with_notes()
-    traced = verified(trace(model, task.example_inputs()))
-    profile = load_profile(device)
-    space = build_space(
-        traced.groups, traced.blocks, load_space_settings("default"), alignment=profile.alignment
-    )
-    batches = task.calibration(options.calibration)
-    scores = build_criterion("obs").score(traced, batches)
-    latency = predictor_for(traced.ops, profile).predict
-    problem = Problem(space, latency, None, ops=traced.ops, scores=scores, guess_loss=float(CHANCE))
-    evaluator = Evaluator(
-        traced,
-        task,
-        problem=problem,
-        scores=scores,
-        calibration_samples=options.calibration,
-        realise=options.realise,
-    )
-    settings = f"{network}/{options.realise}/{options.calibration}/{options.images}"
-    return Bench(
-        f"{network}_{device}",
-        problem,
-        traced,
-        task,
-        evaluator,
-        [task.test.batch(at, at + 256) for at in range(0, options.images, 256)],
-        [task.test.batch(at, at + 250) for at in range(10_000 - UNSEEN, 10_000, 250)],
-        Cache(Path("runs") / "bm_search.sqlite", settings),
-    )
+        print(path.parent.name, path.stem, volumes.round(4).to_dict("list"), flush=True)
 
 
 def _run(bench: Bench, sampler: str, seed: int, warm: int, trials: int) -> pd.DataFrame:
     """Return the trials of one search, the dense network first."""
-    problem = _with_damage(bench, sampler)
+    problem = bench.with_damage(sampler)
     study = optuna.create_study(directions=["minimize", "minimize"])
-    study.sampler = _sampler(sampler, problem, seed, warm)
+    study.sampler = build_sampler(sampler, problem, seed=seed, warm_start=warm)
     distributions = problem.space.distributions()
     rows = [_dense_row(bench, study)]
     for _ in range(trials):
@@ -261,11 +146,8 @@ def _run(bench: Bench, sampler: str, seed: int, warm: int, trials: int) -> pd.Da
         loss, accuracy, _ = bench.score(frame["candidate"][position], unseen=True)
         frame.loc[position, ["unseen_loss", "unseen_accuracy"]] = loss, accuracy
     frame["candidate"] = frame["candidate"].map(_coded)
+    frame["guess_loss"] = bench.guess_loss
     return frame
-
-
-def _sampler(name: str, problem: Problem, seed: int, warm: int) -> optuna.samplers.BaseSampler:
-    return build_sampler(name, problem, seed=seed, warm_start=warm)
 
 
 def _dense_row(
@@ -285,45 +167,16 @@ def _dense_row(
     return loss, accuracy, bench.problem.dense_ms, 0.0, seconds, dense
 
 
-def _with_damage(bench: Bench, sampler: str) -> Problem:
-    """Return the problem with the damage curves of the criterion that a sampler wants."""
-    batches = bench.task.calibration(256)
-    criterion = wanted_damage(sampler) or "obs"
-    scores = bench.problem.scores
-    if criterion != "obs":
-        scores = build_criterion(criterion).score(bench.network, batches)
-    damage = Damage.of_scores(
-        bench.problem.space,
-        scores,
-        block_distances(bench.network, batches) if criterion == "obs" else {},
-        cumulative=criterion == "obs",
-    )
-    return dataclasses.replace(bench.problem, damage=damage)
-
-
 def _coded(candidate: Candidate) -> str:
     """Return a candidate as ratios and dropped blocks in one short string."""
     ratios = " ".join(f"{ratio:.4g}" for ratio in candidate.ratios)
     return f"{ratios}|{''.join('01'[gone] for gone in candidate.dropped)}"
 
 
-def _scores(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Return mean cross-entropy in nats and accuracy, in bfloat16 and channels last."""
-    loss, right, count = 0.0, 0, 0
-    model = model.eval().to(memory_format=torch.channels_last)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for images, classes in batches:
-            logits = model(images.contiguous(memory_format=torch.channels_last)).float()
-            loss += float(F.cross_entropy(logits, classes, reduction="sum"))
-            right += int((logits.argmax(1) == classes).sum())
-            count += len(classes)
-    return loss / count, right / count
-
-
 def _volumes(trials: pd.DataFrame, dense_ms: float) -> pd.DataFrame:
     """Return hypervolumes of loss and error after each number of evaluations."""
     latency = trials["latency_ms"].to_numpy()
-    quality = {"loss": _quality(trials["loss"]), "error": trials["accuracy"].to_numpy()}
+    quality = {"loss": _quality(trials), "error": trials["accuracy"].to_numpy()}
     rows = []
     for count in [n for n in CHECKPOINTS if n < len(trials)]:
         part = slice(0, count + 1)
@@ -339,10 +192,10 @@ def _volumes(trials: pd.DataFrame, dense_ms: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _quality(loss: pd.Series) -> Float[np.ndarray, " trials"]:
+def _quality(trials: pd.DataFrame) -> Float[np.ndarray, " trials"]:
     """Return 1 for the first loss, the dense network's, 0 for one of guessing."""
-    share = np.log(CHANCE / loss.to_numpy()) / np.log(CHANCE / loss.iloc[0])
-    return np.clip(share, 0.0, 1.0)
+    loss, guess = trials["loss"].to_numpy(), trials["guess_loss"].iloc[0]
+    return np.clip(np.log(guess / loss) / np.log(guess / loss[0]), 0.0, 1.0)
 
 
 def _unseen(trials: pd.DataFrame) -> float:
@@ -409,7 +262,7 @@ def _plot(folder: Path) -> None:
 
 def _volume(trials: pd.DataFrame, count: int, dense_ms: float) -> float:
     """Return the hypervolume of the loss after so many evaluations."""
-    quality, latency = _quality(trials["loss"]), trials["latency_ms"].to_numpy()
+    quality, latency = _quality(trials), trials["latency_ms"].to_numpy()
     return 100 * hypervolume(quality[: count + 1], latency[: count + 1], dense_ms=dense_ms)
 
 

@@ -136,8 +136,9 @@ def search(
     metric: Annotated[
         str | None,
         typer.Option(
-            metavar="loss|kl",
-            help="Loss, or divergence from the unpruned network (no labels). \\[default: loss]",
+            metavar="auto|loss|calibrated|kl",
+            help="Loss, loss at the best temperature, or divergence from the unpruned network (no "
+            "labels). \\[default: auto: calibrated where images are classified]",
         ),
     ] = None,
     racing: Annotated[

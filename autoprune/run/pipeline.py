@@ -124,6 +124,7 @@ class Run:
         settings = settings.model_copy(
             update={
                 "precision": prepared.numerics.precision,
+                "metric": prepared.metric,
                 "objective": (ACCURACY, *prepared.problem.goals.costs),
             }
         )
@@ -298,7 +299,7 @@ def make_evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
         calibration_samples=settings.calibration_samples,
         realise=settings.realise,
         calibrated=prepared.calibrated,
-        metric=settings.metric,
+        metric=prepared.metric,
         numerics=prepared.numerics,
     )
 
@@ -311,7 +312,7 @@ def _scorer(settings: RunSettings, evaluator: Evaluator) -> Evaluates:
         evaluator,
         calibration_samples=settings.calibration_samples,
         realise=settings.realise,
-        metric=settings.metric,
+        metric=prepared.metric,
         numerics=str(evaluator.numerics),
     )
     return CachedEvaluator(evaluator, EvaluationCache(settings.cache, context))

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError, PruningError, TaskError
+from autoprune.evaluation import Metric
 from autoprune.latency.predict import predictor_for
 from autoprune.latency.profile import DeviceProfile
 from autoprune.latency.roofline import Predictor
@@ -33,6 +34,7 @@ from autoprune.strategy.problem import DIVERGENCE_OFFSET, Problem
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.strategy.space import build_space, ties_isomorphic
 from autoprune.tasks.base import SampledTask, Task, needs_samples, run_batches
+from autoprune.tasks.classification import ClassificationTask
 from autoprune.tasks.load import load_task
 from autoprune.tasks.numerics import Numerics, numerics_for
 
@@ -52,6 +54,7 @@ class Prepared:
             candidate meets the budget.
         calibrated: What calibration data tell about the network; ``None`` where nothing reads it.
         numerics: How networks run while they are scored on the search split.
+        metric: What is minimised beside latency.
     """
 
     task: Task
@@ -60,6 +63,7 @@ class Prepared:
     problem: Problem
     calibrated: Calibrated | None
     numerics: Numerics
+    metric: Metric
 
 
 def prepare(
@@ -87,8 +91,7 @@ def prepare(
         AutopruneError: Something named does not exist, does not fit, or cannot meet the limits.
     """
     task = task or task_of(settings)
-    if settings.metric == "kl":
-        needs_samples(task, "the metric 'kl'")
+    metric = _metric(settings, task)
     if settings.cache is not None:
         needs_samples(task, "a cache")
     network = verified(trace(model or _model(settings, say), task.example_inputs()))
@@ -124,7 +127,7 @@ def prepare(
         latency,
         settings.budget_ms,
         ops=space_ops(space, network.ops),
-        loss_offset=DIVERGENCE_OFFSET if settings.metric == "kl" else 0.0,
+        loss_offset=DIVERGENCE_OFFSET if metric == "kl" else 0.0,
         guess_loss=_guess_loss(task, network.model),
         costs=measures.objectives(settings.objective),
         limits=measures.limits(most, settings.max_latency_ms),
@@ -158,7 +161,21 @@ def prepare(
         problem=dataclasses.replace(problem, scores=space_scores(space, ranking), damage=damage),
         calibrated=calibrated,
         numerics=numerics_for(settings.precision, network.model, network.inputs),
+        metric=metric,
     )
+
+
+def _metric(settings: RunSettings, task: Task) -> Metric:
+    """Return what is minimised: unless it was said, how well classes are told apart.
+
+    Raises:
+        TaskError: The metric needs a task that scores sample by sample.
+    """
+    if settings.metric == "auto":
+        return "calibrated" if isinstance(task, ClassificationTask) else "loss"
+    if settings.metric != "loss":
+        needs_samples(task, f"the metric {settings.metric!r}")
+    return settings.metric
 
 
 def _guess_loss(task: Task, model: nn.Module) -> float | None:

@@ -78,8 +78,10 @@ class RunSettings(pydantic.BaseModel):
         max_failures: How often an evaluation is begun again whose worker died.
         ship_package: Whether workers get autoprune, and the packages of model and data, from here.
         loggers: Names in :data:`autoprune.execution.cluster.LOGGERS`.
-        metric: What is minimised beside latency: ``"loss"``, or ``"kl"`` for the divergence from
-            the unpruned network's answers, which needs no labels.
+        metric: What is minimised beside latency: ``"loss"``, ``"calibrated"`` for the loss at the
+            temperature that suits a network best, or ``"kl"`` for the divergence from the unpruned
+            network's answers, which needs no labels. ``"auto"`` is ``"calibrated"`` for the
+            classification of images and ``"loss"`` for all else; a run writes down which.
         racing: Whether scoring ends early where a network as fast is clearly better.
         precision: Number format of evaluations on the search split; ``"auto"`` is bfloat16 where
             the processor computes in it and the network runs in it. A run writes down which.
@@ -129,7 +131,7 @@ class RunSettings(pydantic.BaseModel):
     max_failures: Annotated[int, pydantic.Field(ge=0)] = 1
     ship_package: bool = False
     loggers: tuple[str, ...] = ()
-    metric: Metric = "loss"
+    metric: Metric | Literal["auto"] = "auto"
     racing: bool = True
     precision: Precision = "auto"
     study_storage: Annotated[str | None, pydantic.Field(repr=False)] = None

@@ -19,8 +19,11 @@ STANDARD_ERRORS = 2.5
 #: What another network scored on the first samples, by growing number of samples.
 Bar = Sequence[Score]
 
-#: Model outputs and targets to each sample's loss and fraction right.
-SampleScores = Callable[[object, Tensor], tuple[Float[Tensor, " n"], Float[Tensor, " n"]]]
+#: Model outputs and targets to each sample's loss, or losses, and fraction right.
+SampleScores = Callable[[object, Tensor], tuple[Float[Tensor, "n ..."], Float[Tensor, " n"]]]
+
+#: What these gave for all batches so far to one score.
+Total = Callable[[Sequence[tuple[Tensor, Tensor]]], Score]
 
 
 def rungs(samples: int) -> tuple[int, ...]:
@@ -33,7 +36,12 @@ def rungs(samples: int) -> tuple[int, ...]:
 
 
 def race(
-    task: SampledTask, model: nn.Module, bar: Bar = (), *, scored: SampleScores | None = None
+    task: SampledTask,
+    model: nn.Module,
+    bar: Bar = (),
+    *,
+    scored: SampleScores | None = None,
+    total: Total = total_score,
 ) -> tuple[Score, ...]:
     """Return the scores of ``model`` after each rung of the search split.
 
@@ -45,6 +53,7 @@ def race(
         model: A network.
         bar: What it is compared with, on the same samples; compared where it has that rung.
         scored: Scores the samples of a batch; ``None`` is the task's own way.
+        total: Makes one score of what ``scored`` gave for all batches.
 
     Raises:
         TaskError: The outputs are not what the task needs.
@@ -55,7 +64,7 @@ def race(
         start = found[-1].samples if found else 0
         batches = task.batches("search", start, stop)
         parts += run_batches(model, batches, scored or task.sample_scores)
-        found.append(total_score(parts))
+        found.append(total(parts))
         if clearly_worse(found[-1], bar):
             break
     return tuple(found)
