@@ -145,7 +145,7 @@ def _run(bench: Bench, sampler: str, seed: int, warm: int, trials: int) -> pd.Da
     for position in _front(frame):
         loss, accuracy, _ = bench.score(frame["candidate"][position], unseen=True)
         frame.loc[position, ["unseen_loss", "unseen_accuracy"]] = loss, accuracy
-    frame["candidate"] = frame["candidate"].map(_coded)
+    frame["candidate"] = frame["candidate"].map(bench.coded)
     frame["guess_loss"] = bench.guess_loss
     return frame
 
@@ -165,12 +165,6 @@ def _dense_row(
         )
     )
     return loss, accuracy, bench.problem.dense_ms, 0.0, seconds, dense
-
-
-def _coded(candidate: Candidate) -> str:
-    """Return a candidate as ratios and dropped blocks in one short string."""
-    ratios = " ".join(f"{ratio:.4g}" for ratio in candidate.ratios)
-    return f"{ratios}|{''.join('01'[gone] for gone in candidate.dropped)}"
 
 
 def _volumes(trials: pd.DataFrame, dense_ms: float) -> pd.DataFrame:

@@ -12,13 +12,14 @@ import dataclasses
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from realise_subjects import load_subject
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.evaluation import Evaluator
 from autoprune.latency.predict import predictor_for
@@ -32,6 +33,7 @@ from autoprune.strategy.problem import Problem
 from autoprune.strategy.registry import wanted_damage
 from autoprune.strategy.settings import load_space_settings
 from autoprune.strategy.space import Candidate, build_space
+from autoprune.tasks.base import Score, run_batches, total_score
 from autoprune.tasks.calibrated import calibrated_score
 from autoprune.tasks.classification import ClassificationTask
 
@@ -148,8 +150,16 @@ class Bench:
             self._cache.put(key, known)
         return known
 
-    def scores(self, model: nn.Module, *, unseen: bool) -> tuple[float, float]:
-        """Return calibrated loss and accuracy, in bfloat16 and channels last."""
+    def scores(
+        self, model: nn.Module, *, unseen: bool, calibrated: bool = True
+    ) -> tuple[float, float]:
+        """Return loss and accuracy, in bfloat16 and channels last.
+
+        Args:
+            model: Any network for the task.
+            unseen: On which images.
+            calibrated: Whether the loss is that at the network's best temperature.
+        """
         count = len(self.task.test)
         first = min(self.settings.images, count)
         bounds = (max(count - self.settings.unseen, first), count) if unseen else (0, first)
@@ -157,11 +167,27 @@ class Bench:
             (images.contiguous(memory_format=torch.channels_last), classes)
             for images, classes in self.task.batches("test", *bounds)
         )
+        scored = calibrated_score if calibrated else _plain_score
         with torch.autocast("cpu", torch.bfloat16):
-            score = calibrated_score(
-                self.task, model.to(memory_format=torch.channels_last), batches
-            )
+            score = scored(self.task, model.to(memory_format=torch.channels_last), batches)
         return score.loss, score.accuracy
+
+    def coded(self, candidate: Candidate) -> str:
+        """Return a candidate as ratios and dropped blocks in one short string."""
+        ratios = " ".join(f"{ratio:.4g}" for ratio in candidate.ratios)
+        return f"{ratios}|{''.join('01'[gone] for gone in candidate.dropped)}"
+
+    def decoded(self, coded: str) -> Candidate:
+        """Return the candidate that :meth:`coded` made a string of."""
+        ratios, _, gone = coded.partition("|")
+        candidate = Candidate(tuple(map(float, ratios.split())), tuple(x == "1" for x in gone))
+        return self.problem.space.snap(candidate)
+
+
+def _plain_score(
+    task: ClassificationTask, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
+) -> Score:
+    return total_score(run_batches(model, batches, task.sample_scores))
 
 
 class Cache:

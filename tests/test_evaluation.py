@@ -273,6 +273,25 @@ def test_numerics_are_those_of_the_search_split_alone(metric):
     assert model[0].weight.is_contiguous()
 
 
+def test_calibrated_losses_are_the_least_over_temperatures():
+    evaluator = evaluator_for(SampledBlobs(), metric="calibrated")
+    plain = evaluator_for(SampledBlobs())(half(evaluator))
+    found = evaluator(half(evaluator))
+    model = evaluator.build(half(evaluator))
+    logits, targets = zip(
+        *((model(x).detach(), y) for x, y in evaluator.task.batches("search", 0, 16)), strict=True
+    )
+    losses = [
+        float(nn.functional.cross_entropy(torch.cat(logits) / t, torch.cat(targets)))
+        for t in np.geomspace(0.5, 32.0, 200)
+    ]
+    assert min(losses) - 1e-6 <= found.loss <= plain.loss + 1e-6
+    assert found.loss == pytest.approx(min(losses), rel=5e-3)
+    assert (found.accuracy, found.samples) == (plain.accuracy, plain.samples)
+    with pytest.raises(TaskError, match="'calibrated' needs a task that scores sample by sample"):
+        evaluator_for(metric="calibrated")
+
+
 def test_divergence_needs_samples():
     with pytest.raises(TaskError, match=r"'kl' needs a task that scores sample by sample, and 'bl"):
         evaluator_for(metric="kl")

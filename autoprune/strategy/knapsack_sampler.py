@@ -80,7 +80,7 @@ class _History:
         weight: Weight of each evaluation.
         pending: Which are being evaluated.
         precise: Which were evaluated in full.
-        cut: Value of ``y`` beyond which a network is destroyed.
+        guess: Value of ``y`` of guessing; ``None`` where it is not known.
     """
 
     widths: Int[np.ndarray, "n groups"]
@@ -90,7 +90,7 @@ class _History:
     weight: Float[np.ndarray, " n"]
     pending: Bool[np.ndarray, " n"]
     precise: Bool[np.ndarray, " n"]
-    cut: float
+    guess: float | None
 
     @property
     def done(self) -> Bool[np.ndarray, " n"]:
@@ -201,12 +201,6 @@ class KnapsackSampler(CandidateSampler):
         return self._laddered[0]
 
     @cached_property
-    def _rung_damage(self) -> Float[np.ndarray, " rungs"]:
-        """The summed damage of each of these."""
-        widths, keep = self.allocator.widths(self._ladder.levels, self._ladder.keep)
-        return self.basis.damage.at(self.problem.space, widths, keep)
-
-    @cached_property
     def _laddered(self) -> tuple[Points, Float[np.ndarray, " n"]]:
         costs = Costs.of_damage(self.allocator.grid, self.basis.damage)
         budgets = np.linspace(self._between(0.0), self._between(1.0), 2 * self.settings.anchors)
@@ -240,8 +234,13 @@ class KnapsackSampler(CandidateSampler):
             np.where(screened, self.settings.screened_weight, 1.0),
             np.array([not state.is_finished() for state in states], bool),
             ~screened,
-            cut=self.prior.cut if guess is None else guess,
+            guess,
         )
+
+    def _prior(self, history: _History) -> Prior:
+        if history.guess is None:
+            return self.prior
+        return dataclasses.replace(self.prior, cut=history.guess, ceiling=history.guess)
 
     def _fitted(self, history: _History) -> Surrogate:
         done = history.done
@@ -252,7 +251,7 @@ class KnapsackSampler(CandidateSampler):
             history.weight[done],
             history.ms[done],
             scale=self.scale,
-            prior=dataclasses.replace(self.prior, cut=history.cut),
+            prior=self._prior(history),
         )
         pending = history.pending
         return surrogate.believing(
@@ -269,7 +268,7 @@ class KnapsackSampler(CandidateSampler):
             history.ms[counts],
             fastest_ms=self.problem.fastest[1],
             dense_ms=max(self.problem.dense_ms, self.problem.fastest[1]),
-            reference=history.cut,
+            reference=self._prior(history).cut,
         )
 
     # --- simple proposals ---------------------------------------------------------------------
@@ -289,7 +288,7 @@ class KnapsackSampler(CandidateSampler):
             if row is None:
                 if latency >= destroyed:
                     return candidate
-            elif history.y[row] > history.cut:
+            elif history.y[row] > self._prior(history).cut:
                 destroyed = max(destroyed, latency)
         return None
 
@@ -331,7 +330,7 @@ class KnapsackSampler(CandidateSampler):
         """Return the evaluated candidates that no other beats, the fastest first."""
         rows = np.flatnonzero(history.done & history.precise)
         rows = rows[np.lexsort((history.y[rows], history.ms[rows]))]
-        best = np.minimum.accumulate(np.append(history.cut, history.y[rows]))[:-1]
+        best = np.minimum.accumulate(np.append(self._prior(history).cut, history.y[rows]))[:-1]
         elite: Int[np.ndarray, " n"] = rows[history.y[rows] < best]
         return elite
 
@@ -372,12 +371,10 @@ class KnapsackSampler(CandidateSampler):
         theta = np.vstack([draws, means])
         rungs, prices = self._laddered
         nearest = np.argmin(np.abs(rungs.ms - budgets[:, None]), axis=1)
-        # Where the solutions are thought to be, the costs are a sum over groups.
-        slope = surrogate.power.slope(self._rung_damage[nearest])
-        costs = self.basis.costs(self.allocator.grid, theta, slope)
+        costs = self.basis.costs(self.allocator.grid, theta)
         functions = np.arange(len(theta))
         start = self.allocator.at(costs, rungs.levels[nearest], rungs.keep[nearest], functions)
-        price = prices[nearest] * np.maximum(theta[:, 0] * slope, 0.1 * self.scale)
+        price = prices[nearest] * np.maximum(theta[:, 0], 0.1 * self.scale)
         solved, _ = self.allocator.solve_many(costs, budgets, start=start, price=price)
         switched = self._switched(costs, budgets, history, rng)
         parts = [self.allocator.widths(part.levels, part.keep) for part in (solved, switched)]

@@ -1,14 +1,15 @@
 """Predicts the loss of candidates: damage curves, corrected by Bayesian linear regression.
 
-The logarithm of the loss is nearly a power of the summed damage, below 1 because a network that is
-half destroyed has less left to lose. So little has to be learned: that power and one scale for all
-curves, a factor and a change of shape for each, and how neighbours add up. Priors hold all
-corrections near zero until evaluations speak.
+Damage adds up, but a network that is half destroyed has less left to lose: the log-loss
+is the sum, saturating at that of guessing. So little has to be learned: one scale for all curves, a
+factor and a change of shape for each, and how neighbours add up. Priors hold all corrections near
+zero until evaluations speak.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -25,10 +26,8 @@ _FLOOR = 0.02
 #: Every level down costs at least this, so that equal costs do not remove units for nothing.
 _STEP = 1e-6
 
-#: Powers of the summed damage that are tried, and what is thought of them before any evaluation:
-#: mean and standard deviation.
-_POWERS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-_POWER, _POWER_STD = 0.8, 0.2
+#: Log-losses beyond this fraction of the one of guessing are taken for this.
+_NEARLY_GUESSING = 0.98
 
 #: Fewest evaluations by which the model is judged, and in how many bins of latency.
 _JUDGED = 24
@@ -117,22 +116,18 @@ class Basis:
         self,
         grid: LevelGrid,
         theta: Float[np.ndarray, "draws features"],
-        slope: Float[np.ndarray, " draws"],
     ) -> Costs:
         """Return the costs that coefficients stand for, each group's never falling with the level.
 
         Args:
             grid: The levels.
             theta: One row of coefficients per cost function.
-            slope: How fast the first feature grows with the summed damage where the solution is
-                thought to be, so that the costs are a sum over groups.
         """
         groups, pairs = len(self.most), len(self.edges)
         blocks = len(self.damage.blocks)
         scale, linear, root, pair, block, depth = np.split(
             theta, np.cumsum([1, groups, groups, pairs, blocks]), axis=1
         )
-        scale = scale * slope[:, None]
         part = self.fractions(grid.widths.T).T
         curve = np.array(
             [table[w] for table, w in zip(self.damage.groups, grid.widths, strict=True)], float
@@ -151,33 +146,35 @@ class Basis:
 
 
 @dataclasses.dataclass(frozen=True)
-class Power:
-    """How the summed damage S enters: as ``unit * (S / unit) ** exponent``.
+class Saturation:
+    """How what damage adds up to becomes log-loss: ``ceiling * (1 - exp(-total / ceiling))``.
 
     Attributes:
-        exponent: 1 for the sum itself.
-        unit: Where both are the same, above 0.
+        ceiling: Log-loss of guessing, above 0; infinite where it is not known, and then nothing
+            saturates.
     """
 
-    exponent: float
-    unit: float
+    ceiling: float
 
     def __call__(self, total: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Return the power of summed damages."""
-        raised: Float[np.ndarray, " n"] = self.unit * (total / self.unit) ** self.exponent
-        return raised
+        """Return log-losses."""
+        if math.isinf(self.ceiling):
+            return total
+        logs: Float[np.ndarray, " n"] = -self.ceiling * np.expm1(-total / self.ceiling)
+        return logs
+
+    def inverse(self, logs: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Return what adds up to log-losses; what is nearly guessing is taken for a bit better."""
+        if math.isinf(self.ceiling):
+            return logs
+        share = np.minimum(logs / self.ceiling, _NEARLY_GUESSING)
+        total: Float[np.ndarray, " n"] = -self.ceiling * np.log1p(-share)
+        return total
 
     def slope(self, total: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Return the derivative; below a tenth of the unit it is that at a tenth."""
-        share = np.maximum(total / self.unit, 0.1)
-        steepness: Float[np.ndarray, " n"] = self.exponent * share ** (self.exponent - 1.0)
-        return steepness
-
-    def of(self, features: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n features"]:
-        """Return features with the power of the summed damage in their first column."""
-        raised = features.copy()
-        raised[:, 0] = self(features[:, 0])
-        return raised
+        """Return the derivative, 1 for an unpruned network."""
+        slope: Float[np.ndarray, " n"] = np.exp(-total / self.ceiling)
+        return slope
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,7 +183,7 @@ class Surrogate:
 
     Attributes:
         basis: What the coefficients belong to.
-        power: Of the summed damage.
+        saturation: From what the features add up to, to log-loss.
         spread: Prior standard deviations.
         mean: Posterior mean.
         root: Triangular root of the posterior precision.
@@ -196,7 +193,7 @@ class Surrogate:
     """
 
     basis: Basis
-    power: Power
+    saturation: Saturation
     spread: Float[np.ndarray, " features"]
     mean: Float[np.ndarray, " features"]
     root: Float[np.ndarray, "features features"]
@@ -207,7 +204,14 @@ class Surrogate:
         self, features: Float[np.ndarray, "n features"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Return mean and variance of the log-loss, without the noise of an evaluation."""
-        scaled = self.power.of(features) * self.spread
+        total, variance = self.totals(features)
+        return self.saturation(total), self.saturation.slope(total) ** 2 * variance
+
+    def totals(
+        self, features: Float[np.ndarray, "n features"]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Return mean and variance of what the features add up to, before it saturates."""
+        scaled = features * self.spread
         half = np.linalg.solve(self.root, scaled.T)
         return scaled @ self.mean, (half**2).sum(axis=0)
 
@@ -228,7 +232,8 @@ class Surrogate:
 
     def believing(self, features: Float[np.ndarray, "n features"]) -> Surrogate:
         """Return the posterior if these candidates were evaluated as predicted."""
-        scaled = self.power.of(features) * self.spread / self.noise
+        slope = self.saturation.slope(self.totals(features)[0])
+        scaled = features * self.spread * slope[:, None] / self.noise
         precision = self.root @ self.root.T + scaled.T @ scaled
         return dataclasses.replace(self, root=np.linalg.cholesky(precision))
 
@@ -246,6 +251,7 @@ class Prior:
             (`benchmarks/bm_curves.py`).
         noise: Standard deviation of an evaluation around what the features can tell, in log-loss.
         cut: Log-loss over the unpruned network's above which a network is destroyed.
+        ceiling: That of guessing, where it is known; no network is much worse.
         destroyed_weight: Weight of the evaluation of a destroyed network.
         least_rank: Where the rank correlation is below this, corrections may be twice as large.
     """
@@ -256,6 +262,7 @@ class Prior:
     depth: float = 1.0
     noise: float = 0.04
     cut: float = 1.2
+    ceiling: float = math.inf
     destroyed_weight: float = 0.2
     least_rank: float = 0.5
 
@@ -282,21 +289,25 @@ def fit(
         prior: The constants.
     """
     weight = weight * np.where(y > prior.cut, prior.destroyed_weight, 1.0)
-    power, scale = _power(basis, features, y, weight, scale, prior)
-    made = _posterior(basis, features, y, weight, power, scale, prior, 1.0)
+    saturation = Saturation(prior.ceiling)
+    total = saturation.inverse(y)
+    # Where a loss hardly grows with the damage any more, it says as little of the damage.
+    weight = weight * saturation.slope(total) ** 2
+    scale = _scale(features[:, 0], total, weight, scale)
+    made = _posterior(basis, features, total, weight, scale, prior, 1.0)
     if len(y) < _JUDGED:
         return made
-    left_out, _ = leave_one_out(made, features, y, weight)
-    judgement = rank_within_bins(left_out, y, latency_ms)
+    left_out, _ = leave_one_out(made, features, total, weight)
+    judgement = rank_within_bins(left_out, total, latency_ms)
     if judgement < prior.least_rank:
-        made = _posterior(basis, features, y, weight, power, scale, prior, 2.0)
+        made = _posterior(basis, features, total, weight, scale, prior, 2.0)
     return dataclasses.replace(made, judgement=judgement)
 
 
 def leave_one_out(
     surrogate: Surrogate,
     features: Float[np.ndarray, "n features"],
-    y: Float[np.ndarray, " n"],
+    total: Float[np.ndarray, " n"],
     weight: Float[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Return the prediction of each evaluation from all others, and its standardised error.
@@ -304,14 +315,14 @@ def leave_one_out(
     Args:
         surrogate: Fitted to all of them.
         features: What was evaluated.
-        y: What came out.
-        weight: Weight of each evaluation in the fit.
+        total: What adds up to the log-loss that came out.
+        weight: Weight of each of these in the fit.
     """
-    mean, variance = surrogate.predict(features)
+    mean, variance = surrogate.totals(features)
     noise = surrogate.noise**2 / weight
     # With the evaluation itself, the variance is that without it times the noise's share.
-    error = (y - mean) / (1.0 - variance / noise)
-    return y - error, error / np.sqrt(noise / (1.0 - variance / noise))
+    error = (total - mean) / (1.0 - variance / noise)
+    return total - error, error / np.sqrt(noise / (1.0 - variance / noise))
 
 
 def rank_within_bins(
@@ -335,40 +346,11 @@ def rank_within_bins(
     return float(np.mean(found))
 
 
-def _power(
-    basis: Basis,
-    features: Float[np.ndarray, "n features"],
-    y: Float[np.ndarray, " n"],
-    weight: Float[np.ndarray, " n"],
-    start: float,
-    prior: Prior,
-) -> tuple[Power, float]:
-    """Return the most probable power of the summed damage, and log-loss per its value."""
-    total = features[:, 0]
-    unit = float(np.median(total[total > 0])) if (total > 0).any() else 1.0
-    found = []
-    for exponent in _POWERS:
-        power = Power(exponent, unit)
-        raised = power.of(features)
-        scale = _scale(raised[:, 0], y, weight, start)
-        spread = _spread(basis, scale, prior, 1.0)
-        scaled = raised * spread
-        covariance = scaled @ scaled.T + np.diag(prior.noise**2 / weight)
-        root = np.linalg.cholesky(covariance)
-        error = np.linalg.solve(root, y - scaled[:, 0])
-        evidence = -0.5 * error @ error - np.log(np.diag(root)).sum()
-        believed = -0.5 * ((exponent - _POWER) / _POWER_STD) ** 2
-        found.append((float(evidence + believed), power, scale))
-    _, power, scale = max(found, key=lambda each: each[0])
-    return power, scale
-
-
 def _posterior(
     basis: Basis,
     features: Float[np.ndarray, "n features"],
-    y: Float[np.ndarray, " n"],
+    total: Float[np.ndarray, " n"],
     weight: Float[np.ndarray, " n"],
-    power: Power,
     scale: float,
     prior: Prior,
     inflation: float,
@@ -376,12 +358,12 @@ def _posterior(
     spread = _spread(basis, scale, prior, inflation)
     expected = np.zeros(len(spread))
     expected[0] = 1.0
-    scaled = power.of(features) * spread * np.sqrt(weight)[:, None] / prior.noise
-    target = y * np.sqrt(weight) / prior.noise
+    scaled = features * spread * np.sqrt(weight)[:, None] / prior.noise
+    target = total * np.sqrt(weight) / prior.noise
     precision = np.eye(len(spread)) + scaled.T @ scaled
     root = np.linalg.cholesky(precision)
     mean = np.linalg.solve(root.T, np.linalg.solve(root, expected + scaled.T @ target))
-    return Surrogate(basis, power, spread, mean, root, prior.noise)
+    return Surrogate(basis, Saturation(prior.ceiling), spread, mean, root, prior.noise)
 
 
 def _spread(
@@ -397,14 +379,14 @@ def _spread(
 
 
 def _scale(
+    damage: Float[np.ndarray, " n"],
     total: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
     weight: Float[np.ndarray, " n"],
     start: float,
 ) -> float:
     """Return log-loss per damage by weighted least squares, within a factor of 100 of the start."""
-    below = (weight * total**2).sum()
-    slope = (weight * total * y).sum() / below if below > 0 else start
+    below = (weight * damage**2).sum()
+    slope = (weight * damage * total).sum() / below if below > 0 else start
     return float(np.clip(slope, start / 100.0, start * 100.0))
 
 

@@ -103,6 +103,16 @@ def test_divergence_needs_a_task_that_scores_samples(prepared):
         prepared(metric="kl")
 
 
+def test_unless_it_is_said_images_are_told_apart_by_calibrated_losses(board, prepared):
+    settings = RunSettings.checked({"device": board, "sampler": "random"})
+    space = SpaceSettings(version=1, multiple=8)
+    found = prepare(settings, space, made_up_profile(), say=lambda line: None)
+    assert (settings.metric, found.metric) == ("auto", "calibrated")
+    assert prepared().metric == "loss"  # its task cannot be scored sample by sample
+    plain = settings.model_copy(update={"metric": "loss"})
+    assert prepare(plain, space, made_up_profile(), say=lambda line: None).metric == "loss"
+
+
 def test_divergences_are_lifted_before_their_logarithm(board):
     settings = RunSettings.checked({"device": board, "sampler": "random", "metric": "kl"})
     found = prepare(

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -6,8 +8,8 @@ from autoprune.strategy.levels import plateau_levels
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.surrogate import (
     Basis,
-    Power,
     Prior,
+    Saturation,
     fit,
     leave_one_out,
     rank_within_bins,
@@ -68,14 +70,13 @@ def test_posterior_is_that_of_conditioning_the_joint_normal():
     made, features, y, weight, ms = evaluations(12)
     prior = Prior(cut=1e9)
     found = fit(made, features, y, weight, ms, scale=0.5, prior=prior)
-    features = found.power.of(features)
     scale = (weight * features[:, 0] * y).sum() / (weight * features[:, 0] ** 2).sum()
     spread = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
     # In the space of evaluations instead of coefficients.
     kernel = features * spread**2 @ features.T + np.diag(prior.noise**2 / weight)
     new = random_candidates(made.space, np.random.default_rng(9), 7)
     unseen = made.features(*new)
-    at = found.power.of(unseen)
+    at = unseen
     cross = at * spread**2 @ features.T
     mean = at[:, 0] * scale + cross @ np.linalg.solve(kernel, y - scale * features[:, 0])
     covariance = at * spread**2 @ at.T - cross @ np.linalg.solve(kernel, cross.T)
@@ -87,7 +88,7 @@ def test_left_out_predictions_are_those_of_fits_without():
     made, features, y, weight, ms = evaluations(10)
     whole = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
     predicted, standardised = leave_one_out(whole, features, y, weight)
-    features, noise = whole.power.of(features), whole.noise
+    noise = whole.noise
     for out in range(10):
         rest = np.arange(10) != out
         # The same prior: what the scale is fitted to must not change with what is left out.
@@ -109,10 +110,10 @@ def test_believing_keeps_the_mean_and_equals_an_evaluation_as_predicted():
     believed = first.believing(features[8:])
     at = made.features(*random_candidates(made.space, np.random.default_rng(9), 7))
     np.testing.assert_allclose(believed.predict(at)[0], first.predict(at)[0])
-    scaled = first.power.of(features) * first.spread / first.noise
+    scaled = features * first.spread / first.noise
     scaled[:8] *= np.sqrt(weight[:8])[:, None]
     covariance = np.linalg.inv(np.eye(features.shape[1]) + scaled.T @ scaled)
-    seen = first.power.of(at) * first.spread
+    seen = at * first.spread
     variance = np.einsum("ni,ij,nj->n", seen, covariance, seen)
     np.testing.assert_allclose(believed.predict(at)[1], variance, rtol=1e-5, atol=1e-9)
 
@@ -141,7 +142,7 @@ def test_corrections_may_be_larger_where_the_model_ranks_badly(understood):
     if not understood:
         y = np.random.default_rng(5).uniform(0.0, 1.0, 40)
     found = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
-    total = found.power(features[:, 0])
+    total = features[:, 0]
     scale = (weight * total * y).sum() / (weight * total**2).sum()
     usual = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
     assert (found.judgement >= 0.5) == understood
@@ -154,7 +155,7 @@ def test_draws_have_the_posterior_moments():
     drawn = found.draws(np.random.default_rng(0), 20_000, temper=0.5)
     at = made.features(*random_candidates(made.space, np.random.default_rng(9), 5))
     mean, variance = found.predict(at)
-    values = found.power.of(at) @ drawn.T
+    values = at @ drawn.T
     # Six standard errors of 20,000 draws: one comparison in 10^8 fails by chance.
     error = 6.0 * 0.5 * np.sqrt(variance / 20_000)
     assert (np.abs(values.mean(axis=1) - mean) < error).all()
@@ -170,16 +171,13 @@ def test_costs_are_predictions_where_those_do_not_fall():
     )
     theta[0] = np.random.default_rng(0).uniform(size=theta.shape[1])
     theta[1, 1:5] = -1.0
-    slope = np.array([0.7, 1.0])
-    costs = made.costs(grid, theta, slope)
+    costs = made.costs(grid, theta)
     rng = np.random.default_rng(2)
     levels = rng.integers(grid.counts, size=(9, 4))
     keep = rng.uniform(size=(9, 3)) < 0.6
     widths = np.where(made.space.active(keep), grid.widths[np.arange(4), levels], 8)
     found = costs.at(made.space, levels, keep, np.zeros(9, int))
     features = made.features(widths, keep)
-    # The block factor is one of the summed damage too.
-    theta[0, 0] *= slope[0]
     np.testing.assert_allclose(found, features @ theta[0], atol=1e-4)
     assert (np.diff(costs.groups, axis=2) > 0).all()
     assert (costs.blocks > 0).all()
@@ -211,24 +209,39 @@ def test_without_evaluations_the_damage_is_believed():
     none = np.zeros((0, len(made.spread(1.0, linear=1.0, root=1.0, pair=1.0, depth=1.0))))
     found = fit(made, none, np.zeros(0), np.zeros(0), np.zeros(0), scale=0.7, prior=Prior())
     at = made.features(*random_candidates(made.space, np.random.default_rng(9), 5))
-    np.testing.assert_allclose(found.predict(at)[0], 0.7 * at[:, 0] ** 0.8)
+    np.testing.assert_allclose(found.predict(at)[0], 0.7 * at[:, 0])
     assert found.judgement is None
 
 
-def test_the_power_of_the_summed_damage_is_found():
-    made, features, _, weight, ms = evaluations(40)
-    for exponent in (1.0, 0.5):
-        y = 0.4 * features[:, 0] ** exponent
-        found = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
-        # What is thought beforehand draws it a little towards 0.8.
-        assert found.power.exponent == pytest.approx(exponent, abs=0.11)
-        np.testing.assert_allclose(found.predict(features)[0], y, atol=0.02)
+def test_what_saturates_at_guessing_is_found():
+    made, features, y, weight, ms = evaluations(40)
+    ceiling = 1.3
+    saturated = ceiling * (1.0 - np.exp(-y / ceiling))
+    slope = np.exp(-y / ceiling)
+    found = fit(
+        made, features, saturated, weight, ms, scale=0.5, prior=Prior(cut=1e9, ceiling=ceiling)
+    )
+    # The same evaluations without a ceiling, as exact as the saturated ones are.
+    plain = fit(made, features, y, weight * slope**2, ms, scale=0.5, prior=Prior(cut=1e9))
+    at = made.features(*random_candidates(made.space, np.random.default_rng(9), 7))
+    for each, expected in zip(found.totals(at), plain.predict(at), strict=True):
+        np.testing.assert_allclose(each, expected, rtol=1e-6, atol=1e-9)
+    mean, variance = found.predict(at)
+    total, spread = found.totals(at)
+    np.testing.assert_allclose(mean, ceiling * (1.0 - np.exp(-total / ceiling)))
+    np.testing.assert_allclose(variance, np.exp(-2.0 * total / ceiling) * spread)
 
 
-def test_the_slope_of_a_power_is_its_derivative():
-    power = Power(0.7, 2.0)
-    total = np.array([0.3, 2.0, 5.0])
-    numeric = (power(total + 1e-6) - power(total - 1e-6)) / 2e-6
-    np.testing.assert_allclose(power.slope(total), numeric, rtol=1e-6)
-    assert power(np.array([2.0])) == pytest.approx(2.0)
-    assert power.slope(np.array([0.0])) == power.slope(np.array([0.2]))
+def test_saturation_is_undone_by_its_inverse_and_its_slope_is_its_derivative():
+    saturation = Saturation(1.7)
+    total = np.array([-0.2, 0.0, 0.3, 2.0, 5.0])
+    np.testing.assert_allclose(saturation.inverse(saturation(total)), total, atol=1e-12)
+    numeric = (saturation(total + 1e-6) - saturation(total - 1e-6)) / 2e-6
+    np.testing.assert_allclose(saturation.slope(total), numeric, rtol=1e-6)
+    beyond = saturation.inverse(np.array([1.69, 1.7, 9.0]))
+    assert (beyond == beyond[0]).all()
+    assert np.isfinite(beyond).all()
+    none = Saturation(math.inf)
+    np.testing.assert_array_equal(none(total), total)
+    np.testing.assert_array_equal(none.inverse(total), total)
+    np.testing.assert_array_equal(none.slope(total), 1.0)
