@@ -182,7 +182,9 @@ class KnapsackSampler(CandidateSampler):
         if self.problem.budget_ms is not None:
             # What is far below the budget says little about what is best at it.
             count, half, low = max(count // 2, 1), top, math.sqrt(low * top)
-        budgets = np.maximum(np.geomspace(low, top, count + 1)[::-1], self._between(0.0))
+        # In proportion they crowd where nothing is left to lose, evenly they leave that out.
+        spaced = (np.geomspace(low, top, count + 1) + np.linspace(low, top, count + 1)) / 2.0
+        budgets = np.maximum(spaced[::-1], self._between(0.0))
         # The unpruned network needs no anchor.
         budgets = budgets[:-1] if self.problem.budget_ms is not None else budgets[1:]
         costs = Costs.of_damage(self.allocator.grid, self.basis.damage)
