@@ -159,8 +159,8 @@ class Evaluator:
         self._realiser = build_realiser(
             realise, network, task.calibration(calibration_samples), calibrated=calibrated
         )
-        self._calibrates = metric == "calibrated"
-        if self._calibrates:
+        self.metric = metric
+        if metric == "calibrated":
             needs_samples(task, "the metric 'calibrated'")
         self._divergence = None
         if metric == "kl":
@@ -189,7 +189,8 @@ class Evaluator:
             if self._divergence is not None:
                 return self._divergence.race(model, bar)
             if isinstance(self.task, SampledTask):
-                return (race_calibrated if self._calibrates else race)(self.task, model, bar)
+                raced = race_calibrated if self.metric == "calibrated" else race
+                return raced(self.task, model, bar)
             return (self.task.evaluate(model, "search"),)
 
     def scored(self, candidate: Candidate, scores: tuple[Score, ...]) -> Evaluation:

@@ -312,7 +312,7 @@ def _scorer(settings: RunSettings, evaluator: Evaluator) -> Evaluates:
         evaluator,
         calibration_samples=settings.calibration_samples,
         realise=settings.realise,
-        metric=prepared.metric,
+        metric=evaluator.metric,
         numerics=str(evaluator.numerics),
     )
     return CachedEvaluator(evaluator, EvaluationCache(settings.cache, context))
