@@ -41,6 +41,12 @@ def finetune(
     init: Annotated[
         str, typer.Option(metavar="pruned|scratch|rewind:FILE", help="Weights to begin with.")
     ] = "pruned",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            metavar="one-shot|iterative:K", help="Prune at once, or in K steps and train between."
+        ),
+    ] = "one-shot",
     optimiser: Annotated[
         str | None, typer.Option(metavar="sgd|adamw", help="\\[default: sgd]")
     ] = None,
@@ -128,6 +134,7 @@ def finetune(
     request = finetuning.Request(
         settings=chosen,
         init=init,
+        schedule=schedule,
         train_on=train_on,
         restart=restart,
         every_minutes=checkpoint_minutes,

@@ -135,6 +135,37 @@ class Surgeon:
         plan.check(self.network)
         return self._copy(PruningPlan(plan.kept), zero=True)
 
+    def grow(self, plan: PruningPlan, pruned: nn.Module) -> nn.Module:
+        """Return a pruned network at full size: zero in the place of all that was cut.
+
+        It computes what the pruned network does, but where a group is mixed. Dropped blocks are
+        there, with zero parameters, and are passed by.
+
+        Args:
+            plan: How the network was cut.
+            pruned: The network; its weights may have changed since.
+
+        Raises:
+            PruningError: The plan does not fit the network.
+        """
+        plan.check(self.network)
+        kept = {name: np.asarray(units, np.int64) for name, units in plan.kept.items()}
+        stays = [self._positions(number, kept) for number in range(len(self._patterns))]
+        own: dict[str, Tensor] = dict(pruned.named_parameters(remove_duplicate=False))
+        own |= dict(pruned.named_buffers(remove_duplicate=False))
+        grown = {}
+        for name, tensor, _, dims in self._cuts:
+            result = own[name].detach() if name in own else torch.zeros_like(tensor)
+            for dim, pattern in dims if name in own else ():
+                index = stays[pattern]
+                if index is not None:
+                    result = _spread(result, dim, index.to(result.device), tensor.shape[dim])
+            grown[name] = result
+        twin = self._copy(PruningPlan({}), zero=False, replaced=grown)
+        for name in plan.dropped:
+            twin.get_submodule(name).forward = Skip().forward
+        return twin
+
     def _copy(
         self,
         plan: PruningPlan,
@@ -260,6 +291,11 @@ def replay(model: nn.Module, inputs: Tensor | Inputs, plan: PruningPlan) -> nn.M
 
 def _select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     return tensor.index_select(dim, index)
+
+
+def _spread(tensor: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
+    shape = [*tensor.shape[:dim], size, *tensor.shape[dim + 1 :]]
+    return tensor.new_zeros(shape).index_copy_(dim, index, tensor)
 
 
 def _zero_outside(tensor: Tensor, dim: int, index: Tensor) -> Tensor:

@@ -170,6 +170,19 @@ class ChosenNetwork:
     kernels: tuple[KernelTime, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetunedFacts:
+    """What a network of the search is worth after fine-tuning.
+
+    Attributes:
+        accuracy: Fraction right on the search split.
+        test_accuracy: Fraction right on the test split, ``None`` where it was not computed.
+    """
+
+    accuracy: float
+    test_accuracy: float | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Something to copy into a terminal or a program.
@@ -215,6 +228,7 @@ class ReportData:
         run: How the run was made.
         costs: Names of what the front is sought of beside accuracy, see
             :class:`~autoprune.strategy.goals.Goals`.
+        finetuned: By trial number, the networks that were fine-tuned since.
     """
 
     model_name: str
@@ -226,6 +240,7 @@ class ReportData:
     chosen: ChosenNetwork | None
     run: RunFacts
     costs: tuple[str, ...] = (LATENCY,)
+    finetuned: Mapping[int, FinetunedFacts] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what belongs together.

@@ -18,11 +18,13 @@ from autoprune.report.data import TRIAL_COLUMNS, ReportData
 #: Version of all three tables; it changes when a column is renamed, removed or given a new meaning.
 VERSION = 1
 #: Columns of ``front.csv`` and fields of a point in ``front.json``; what else the objectives and
-#: limits of a search name comes behind them.
+#: limits of a search name comes behind them, then :data:`FINETUNED_COLUMNS`.
 FRONT_COLUMNS = (
     *("trial", "accuracy", "loss", "latency_ms", "macs", "params", "test_accuracy"),
     *("samples", "loss_stderr"),
 )
+#: Further columns once a network of the run was fine-tuned; empty for the others.
+FINETUNED_COLUMNS = ("finetuned_accuracy", "finetuned_test_accuracy")
 
 
 def write_tables(data: ReportData, directory: str | os.PathLike[str]) -> None:
@@ -78,4 +80,11 @@ def write_front_json(data: ReportData, path: str | os.PathLike[str]) -> None:
 
 def _front(data: ReportData) -> pd.DataFrame:
     """Return the front with the columns :data:`FRONT_COLUMNS` and those of this search."""
-    return data.front.rename(columns={"number": "trial"})[[*FRONT_COLUMNS, *data.extra]]
+    front = data.front.rename(columns={"number": "trial"})[[*FRONT_COLUMNS, *data.extra]]
+    if not data.finetuned:
+        return front
+    tuned = {
+        trial: (facts.accuracy, facts.test_accuracy) for trial, facts in data.finetuned.items()
+    }
+    table = pd.DataFrame.from_dict(tuned, orient="index", columns=[*FINETUNED_COLUMNS])
+    return front.join(table.astype("float64"), on="trial")

@@ -32,6 +32,8 @@ RECORD_FILE = "run.json"
 JOURNAL_FILE = "study.journal"
 REPORT_FILE = "report.html"
 NETWORK_FOLDER = "network"
+#: Fine-tuned networks by trial, and the table of them.
+FINETUNED_FOLDER, FINETUNED_FILE = "finetuned", "finetuned.csv"
 SCRATCH_FOLDER = "ray"
 
 _PACKAGES = ("torch", "numpy", "optuna", "ray")

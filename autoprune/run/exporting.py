@@ -20,7 +20,7 @@ from autoprune.export.onnx import ONNX_FILE
 from autoprune.export.package import PLAN_FILE, copy_package, load, read_package, save_package
 from autoprune.files import write_atomically
 from autoprune.network.inputs import Inputs, batch_size
-from autoprune.run.directory import RECORD_FILE, RunDirectory, now
+from autoprune.run.directory import FINETUNED_FOLDER, RECORD_FILE, RunDirectory, now
 from autoprune.run.finished import FinishedRun
 from autoprune.run.pick import picked_trials
 from autoprune.run.preparation import Say, task_of
@@ -32,8 +32,6 @@ from autoprune.version import __version__
 FORMAT, VERSION = "autoprune-export", 1
 EXPORT_FILE = "export.json"
 EXPORT_FOLDER = "exported"
-#: Where fine-tuned networks of a run lie, by trial.
-TUNED_FOLDER = "finetuned"
 #: Samples that exports are compared on, and training samples that int8 is calibrated on.
 COMPARED, CALIBRATION = 8, 128
 #: What quantised files are called among the exports.
@@ -99,7 +97,7 @@ def subjects(
         raise ExportError("a run has its own data; --data goes with the folder of a network")
     finished = FinishedRun.open(folder, model=model, task=task, say=say)
     for trial in picked_trials(finished.results, pick):
-        tuned = finished.directory.path / TUNED_FOLDER / str(trial)
+        tuned = finished.directory.path / FINETUNED_FOLDER / str(trial)
         if (tuned / PLAN_FILE).is_file():
             say(
                 f"trial {trial} is exported as the search left it; for the fine-tuned network: "

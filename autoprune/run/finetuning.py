@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,22 +16,23 @@ from torch import nn
 from autoprune.errors import RunError, SettingsError
 from autoprune.export.package import PLAN_FILE, PackageMetrics, read_package, save_package
 from autoprune.files import write_atomically
+from autoprune.run.directory import FINETUNED_FILE, FINETUNED_FOLDER
 from autoprune.run.finished import FinishedRun
 from autoprune.run.pick import picked_trials
 from autoprune.run.preparation import Say
+from autoprune.run.results import read_results, write_results
+from autoprune.run.stages import Prunings, Stage
 from autoprune.tasks.base import Task, TrainingTask, needs_training
 from autoprune.tuning.features import block_features
-from autoprune.tuning.initial import from_scratch, rewound
-from autoprune.tuning.loop import Tuned, TuneProgress, Tuner
+from autoprune.tuning.loop import TuneProgress, Tuner
 from autoprune.tuning.parallel import World, this_world
 from autoprune.tuning.settings import TuneSettings
-from autoprune.tuning.tune import ready
+from autoprune.tuning.stages import stage_steps, stages_of
 
-FOLDER = "finetuned"
 SETTINGS_FILE = "finetune.json"
 HISTORY_FILE = "history.csv"
 CHECKPOINT_FILE = "checkpoint.safetensors"
-TABLE_FILE = "finetuned.csv"
+STAGE_FILE = "stage.safetensors"
 FORMAT, VERSION = "autoprune-finetune", 1
 
 
@@ -61,24 +62,31 @@ class Request:
         init: ``"pruned"`` for the repaired weights, ``"scratch"`` for random ones, or
             ``"rewind:FILE"`` for the unpruned network's of an earlier time.
         train_on: ``"auto"``, ``"cpu"``, or what PyTorch calls a device.
+        schedule: ``"one-shot"``, or ``"iterative:K"`` to prune in K steps and train in between.
         restart: Whether what was fine-tuned before is thrown away.
         every_minutes: How often a checkpoint is written.
     """
 
     settings: TuneSettings
     init: str = "pruned"
+    schedule: str = "one-shot"
     train_on: str = "auto"
     restart: bool = False
     every_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        """Check the initialisation.
+        """Check initialisation and schedule.
 
         Raises:
-            SettingsError: There is no such one.
+            SettingsError: There is no such one, or one does not go with the other.
         """
         if not re.fullmatch(r"pruned|scratch|rewind:.+", self.init):
             raise SettingsError(f"init: expected pruned, scratch or rewind:FILE, got {self.init!r}")
+        if stages_of(self.schedule) > 1 and self.init == "scratch":
+            raise SettingsError(
+                f"schedule: {self.schedule} trains between prunings, and init scratch trains only "
+                "the widths that were found; take --schedule one-shot, or init pruned or rewind"
+            )
 
 
 def finetune(
@@ -118,14 +126,15 @@ def finetune(
     done: list[Finetuned] = []
     with finished.directory.locked() if not world.rank else contextlib.nullcontext():
         for trial in trials:
-            job = _Job(finished, data, request, trial, world)
+            job = _Job(finished, data, request, trial, world, say)
             if not job.is_done():
-                tuned = job.run(lambda progress, trial=trial: listener(trial, progress), stop)  # type: ignore[misc] # the default binds the loop's value
-                if not tuned.complete:
+                ended = job.run(lambda progress, trial=trial: listener(trial, progress), stop)  # type: ignore[misc] # the default binds the loop's value
+                if not ended:
                     return tuple(done)
             if not world.rank:
                 done.append(job.result())
-                _write_table(finished.directory.path / FOLDER)
+                _write_table(finished.directory.path / FINETUNED_FOLDER)
+                write_results(read_results(finished.directory.path), finished.directory.path)
     return tuple(done)
 
 
@@ -138,14 +147,19 @@ class _Job:
     request: Request
     trial: int
     world: World
+    say: Say
 
     @property
     def folder(self) -> Path:
-        return self.finished.directory.path / FOLDER / str(self.trial)
+        return self.finished.directory.path / FINETUNED_FOLDER / str(self.trial)
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / CHECKPOINT_FILE
+
+    @property
+    def stage_file(self) -> Path:
+        return self.folder / STAGE_FILE
 
     def is_done(self) -> bool:
         """Return whether nothing is left to do; old files go where all is begun again."""
@@ -153,79 +167,124 @@ class _Job:
             "format": FORMAT,
             "version": VERSION,
             "init": self.request.init,
+            "schedule": self.request.schedule,
             "settings": self.request.settings.model_dump(),
         }
         file = self.folder / SETTINGS_FILE
         if self.request.restart and not self.world.rank:
-            for old in (self.checkpoint, self.folder / PLAN_FILE, file):
+            for old in (self.checkpoint, self.stage_file, self.folder / PLAN_FILE, file):
                 old.unlink(missing_ok=True)
-        elif file.is_file() and json.loads(file.read_text(encoding="utf-8")) != asked:
-            raise RunError(
-                f"{self.folder} was fine-tuned with other settings, which {SETTINGS_FILE} there "
-                "says; give the same, or begin again with --restart"
-            )
+        elif file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            if {"schedule": "one-shot", **before} != asked:
+                raise RunError(
+                    f"{self.folder} was fine-tuned with other settings, which {SETTINGS_FILE} "
+                    "there says; give the same, or begin again with --restart"
+                )
         if not self.world.rank:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(asked, indent=2) + "\n")
-        return (self.folder / PLAN_FILE).is_file() and not self.checkpoint.exists()
+        return _is_done(self.folder)
 
-    def run(self, listener: Callable[[TuneProgress], None], stop: Callable[[], bool]) -> Tuned:
-        """Train, and write the package where it came to its end."""
-        network, settings = self.finished.prepared.network, self.request.settings
-        plan, begun = self.finished.plan(self.trial), self._begun()
-        tuned = Tuner(
-            begun.to(self.world.device),
-            network.model,
-            self.task,
-            settings=settings,
-            features=block_features(network, plan, begun) if settings.features else (),
-            world=self.world,
-        ).run(
-            checkpoint=self.checkpoint,
-            every_minutes=self.request.every_minutes,
-            listener=listener,
-            stop=stop,
+    def run(self, listener: Callable[[TuneProgress], None], stop: Callable[[], bool]) -> bool:
+        """Train, and write the package; return whether it came to its end."""
+        task, settings, schedule = self.task, self.request.settings, self.request.schedule
+        network = self.finished.prepared.network
+        steps = stage_steps(settings.count_steps(task.training_samples()), stages_of(schedule))
+        prunings = Prunings(self.finished, task, trial=self.trial, init=self.request.init,
+                            stages=len(steps), seed=settings.seed, say=self.say)  # fmt: skip
+        stage = (
+            Stage.read(self.stage_file, network) if self.stage_file.exists() else prunings.first()
         )
-        if tuned.complete and not self.world.rank:
-            self._write(tuned)
-        return tuned
+        for number in range(stage.number, len(steps) + 1):
+            tuned = Tuner(
+                stage.model.to(self.world.device),
+                network.model,
+                task,
+                settings=_of_stage(settings, number, steps),
+                features=block_features(network, stage.plan, stage.model)
+                if settings.features
+                else (),
+                world=self.world,
+            ).run(
+                checkpoint=self.checkpoint,
+                every_minutes=self.request.every_minutes,
+                listener=_after(sum(steps[: number - 1]), sum(steps), listener),
+                stop=stop,
+            )
+            if not tuned.complete:
+                return False
+            stage = stage.trained(tuned, sum(steps[: number - 1]))
+            if number < len(steps):
+                stage = prunings.after(stage)
+                if not self.world.rank:
+                    # Until the next file is there, the stage before is what is gone on from.
+                    self.checkpoint.unlink(missing_ok=True)
+                    stage.write(self.stage_file)
+        if not self.world.rank:
+            self._write(stage)
+        return True
 
-    def _begun(self) -> nn.Module:
-        """Return the network to begin with."""
-        init = self.request.init
-        if init == "pruned":
-            return ready(self.finished.network(self.trial), self.task)
-        if init == "scratch":
-            begun = self.finished.network(self.trial)
-            return from_scratch(begun, seed=self.request.settings.seed)
-        weights = Path(init.removeprefix("rewind:")).expanduser()
-        return rewound(self.finished.prepared.network, self.finished.plan(self.trial), weights)
-
-    def _write(self, tuned: Tuned) -> None:
-        score = self.task.evaluate(tuned.model, "search")
+    def _write(self, stage: Stage) -> None:
+        model = stage.model
+        score = self.task.evaluate(model, "search")
         update = {
             "accuracy": score.accuracy,
             "loss": score.loss,
-            "test_accuracy": self.task.evaluate(tuned.model, "test").accuracy,
+            "test_accuracy": self.task.evaluate(model, "test").accuracy,
         }
-        history = pd.DataFrame([dataclasses.asdict(check) for check in tuned.history])
+        history = pd.DataFrame(
+            [{"stage": number, **dataclasses.asdict(check)} for number, check in stage.history]
+        )
         write_atomically(
             self.folder / HISTORY_FILE, history.to_csv(index=False, lineterminator="\n")
         )
         save_package(
             self.folder,
-            model=tuned.model.cpu(),
+            model=model.cpu(),
             network=self.finished.prepared.network,
-            plan=self.finished.plan(self.trial),
+            plan=stage.plan,
             source=self.finished.directory.record.settings.model,
             metrics=self.finished.metrics(self.trial).model_copy(update=update),
         )
         self.checkpoint.unlink(missing_ok=True)
+        self.stage_file.unlink(missing_ok=True)
 
     def result(self) -> Finetuned:
         """Return what the written package says."""
         after = read_package(self.folder).metrics
         return Finetuned(self.trial, self.folder, self.finished.metrics(self.trial), after)
+
+
+def _of_stage(settings: TuneSettings, number: int, steps: Sequence[int]) -> TuneSettings:
+    """Return the settings of a stage: its share of steps and checks, and samples of its own."""
+    checks = -(-settings.checks // len(steps))
+    update = {"steps": steps[number - 1], "checks": checks, "seed": settings.seed + number - 1}
+    return settings.model_copy(update=update)
+
+
+def _after(
+    before: int, steps: int, listener: Callable[[TuneProgress], None]
+) -> Callable[[TuneProgress], None]:
+    """Return what hears of a stage's steps and tells them counted over all stages."""
+
+    def heard(progress: TuneProgress) -> None:
+        done = before + progress.step
+        listener(
+            dataclasses.replace(
+                progress,
+                step=done,
+                steps=steps,
+                seconds_left=progress.seconds_each * (steps - done),
+            )
+        )
+
+    return heard
+
+
+def _is_done(folder: Path) -> bool:
+    unfinished = any((folder / name).exists() for name in (CHECKPOINT_FILE, STAGE_FILE))
+    return (folder / PLAN_FILE).is_file() and not unfinished
 
 
 def _write_table(folder: Path) -> None:
@@ -234,7 +293,7 @@ def _write_table(folder: Path) -> None:
     for place in sorted(
         (p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)
     ):
-        if (place / PLAN_FILE).is_file() and not (place / CHECKPOINT_FILE).exists():
+        if _is_done(place):
             metrics = read_package(place).metrics
             rows.append(
                 {
@@ -248,4 +307,4 @@ def _write_table(folder: Path) -> None:
                 }
             )
     table = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
-    write_atomically(folder / TABLE_FILE, table)
+    write_atomically(folder / FINETUNED_FILE, table)

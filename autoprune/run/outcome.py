@@ -26,6 +26,7 @@ from autoprune.run.preparation import Prepared, Say
 from autoprune.run.results import (
     SearchResult,
     chosen_record,
+    finetuned_facts,
     report_data,
     result_from,
     unmet,
@@ -63,6 +64,7 @@ def write_outcome(
             commands=_commands(directory, chosen is not None),
         ),
         test_accuracy=tested,
+        finetuned=finetuned_facts(directory.path),
     )
     write_results(data, directory.path)
     why = unmet(driver.records, goals)

@@ -143,12 +143,12 @@ def prepare(
         )
     batches = task.calibration(settings.calibration_samples)
     calibrated = Calibrated.of(network, batches) if _reads_moments(settings) else None
-    ranking = _scores(settings.criterion or "l2", settings, network, batches, calibrated, say)
+    ranking = unit_scores(settings.criterion or "l2", settings, network, batches, calibrated, say)
     damage = None
     if settings.damage is not None:
         known = ranking
         if settings.damage != settings.criterion:
-            known = _scores(settings.damage, settings, network, batches, calibrated, say)
+            known = unit_scores(settings.damage, settings, network, batches, calibrated, say)
         obs = settings.damage == "obs"
         # Only structured OBS counts relative errors, as distances of answers are, and it has added
         # up already what goes together.
@@ -198,7 +198,7 @@ def _reads_moments(settings: RunSettings) -> bool:
     return any("calibrated" in inspect.signature(factory).parameters for factory in factories)
 
 
-def _scores(
+def unit_scores(
     name: str,
     settings: RunSettings,
     network: Network,
@@ -206,7 +206,16 @@ def _scores(
     calibrated: Calibrated | None,
     say: Say,
 ) -> dict[str, Float[np.ndarray, " _"]]:
-    """Return the importance of every unit of every group, and say where it is another's."""
+    """Return the importance of every unit of every group, and say where it is another's.
+
+    Args:
+        name: Of the criterion.
+        settings: Of the search.
+        network: The network; each of its groups is scored.
+        batches: Calibration data.
+        calibrated: What they told about the network, where that is known already.
+        say: Hears where a criterion fell back to another.
+    """
     criterion = build_criterion(name, seed=settings.seed, calibrated=calibrated)
     scores = criterion.score(network, batches)
     for reason in sorted(set(criterion.notes.values())):

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from autoprune.files import write_atomically
 from autoprune.report.data import (
     TRIAL_COLUMNS,
     ChosenNetwork,
+    FinetunedFacts,
     NetworkFacts,
     ProfileFacts,
     ReportData,
@@ -30,7 +32,7 @@ from autoprune.report.data import (
 )
 from autoprune.report.html import write_report
 from autoprune.report.tables import FRONT_COLUMNS, write_tables
-from autoprune.run.directory import NETWORK_FOLDER, REPORT_FILE
+from autoprune.run.directory import FINETUNED_FILE, FINETUNED_FOLDER, NETWORK_FOLDER, REPORT_FILE
 from autoprune.strategy.goals import Goals, column
 from autoprune.strategy.pareto import knee, pareto_mask
 
@@ -158,6 +160,7 @@ def report_data(
     chosen: ChosenNetwork | None,
     run: RunFacts,
     test_accuracy: Mapping[int, float],
+    finetuned: Mapping[int, FinetunedFacts] = MappingProxyType({}),
 ) -> ReportData:
     """Return what tables and page are written from.
 
@@ -170,6 +173,7 @@ def report_data(
         chosen: The recommended network.
         run: How the run was made.
         test_accuracy: By trial number, where it was computed.
+        finetuned: By trial number, see :func:`finetuned_facts`.
     """
     front = {record.number for record in front_records(records, goals)}
     rows = [
@@ -185,7 +189,34 @@ def report_data(
         hypervolume=tuple(record.hypervolume for record in records),
         chosen=chosen,
         run=run,
+        finetuned=finetuned,
     )
+
+
+def finetuned_facts(folder: Path) -> dict[int, FinetunedFacts]:
+    """Return what is known of the networks of a run that were fine-tuned, by trial number.
+
+    Raises:
+        RunError: Their table is damaged.
+    """
+    file = folder / FINETUNED_FOLDER / FINETUNED_FILE
+    if not file.is_file():
+        return {}
+    try:
+        rows = pd.read_csv(file).astype({"finetuned_test_accuracy": "float64"})
+        return {
+            int(row["trial"]): FinetunedFacts(
+                accuracy=float(row["finetuned_accuracy"]),
+                test_accuracy=None
+                if math.isnan(row["finetuned_test_accuracy"])
+                else row["finetuned_test_accuracy"],
+            )
+            for row in rows.to_dict("records")
+        }
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{file} is damaged ({error!r}); delete it, and `autoprune finetune` writes it again"
+        ) from error
 
 
 def result_from(
@@ -265,6 +296,7 @@ def read_results(folder: str | os.PathLike[str]) -> ReportData:
             dense=_restored(NetworkFacts, facts["dense"]),
             chosen=facts["chosen"] and _restored(ChosenNetwork, facts["chosen"]),
             run=_restored(RunFacts, facts["run"]),
+            finetuned=finetuned_facts(Path(folder)),
         )
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"the results in {folder} are damaged: {error!r}") from error

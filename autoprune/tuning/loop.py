@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,17 @@ class Check:
         """Return whether it is more accurate, or as accurate with a lower loss."""
         return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
+    def plain(self) -> list[float | int | None]:
+        """Return the values for JSON, which has no NaN."""
+        return [None if value != value else value for value in dataclasses.astuple(self)]
+
+
+def check_of(values: Sequence[float | int | None]) -> Check:
+    """Return the check that :meth:`Check.plain` made plain."""
+    step, *numbers = values
+    assert step is not None
+    return Check(int(step), *(math.nan if n is None else float(n) for n in numbers))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuneProgress:
@@ -69,7 +80,8 @@ class TuneProgress:
         train_loss: Mean training loss since the last check.
         last: The last check.
         best: The best check.
-        seconds_left: Time that the rest will take at the present rate; NaN after the first step.
+        seconds_each: Time that a step takes, with its share of the scores.
+        seconds_left: Time that the rest will take at the present rate.
     """
 
     step: int
@@ -77,6 +89,7 @@ class TuneProgress:
     train_loss: float
     last: Check | None
     best: Check | None
+    seconds_each: float
     seconds_left: float
 
 
@@ -147,7 +160,7 @@ class Tuner:
         self.average = MovingAverage(self.model, settings.ema) if settings.ema else None
         count = min(settings.samples or task.training_samples(), task.training_samples())
         self.order = SampleOrder(count, settings.batch, seed=settings.seed)
-        self.steps = settings.steps or max(1, round(settings.epochs * self.order.per_epoch))
+        self.steps = settings.count_steps(task.training_samples())
         self._called = self.world.prepared(self.model)
         self._best = deep_copy(self._result)
         self._step, self._spent, self._losses = 0, 0.0, _Mean()
@@ -302,6 +315,7 @@ class Tuner:
             train_loss=self._losses.value,
             last=self.history[-1] if self.history else None,
             best=self.best,
+            seconds_each=seconds_each,
             seconds_left=seconds_each * (self.steps - self._step),
         )
 
@@ -321,8 +335,8 @@ class Tuner:
             "seconds": clock.seconds,
             "stale": self._stale,
             "losses": [self._losses.total, self._losses.count],
-            "history": [_plain(check) for check in self.history],
-            "best": None if self.best is None else _plain(self.best),
+            "history": [check.plain() for check in self.history],
+            "best": None if self.best is None else self.best.plain(),
         }
         tensors = {
             **network_tensors(self.model, "model"),
@@ -347,8 +361,8 @@ class Tuner:
         fill_optimiser(self.optimiser, self.parameters, stored.tensors)
         self._step, self._spent, self._stale = facts["step"], facts["seconds"], facts["stale"]
         self._losses = _Mean(*facts["losses"])
-        self.history = [_check(values) for values in facts["history"]]
-        self.best = None if facts["best"] is None else _check(facts["best"])
+        self.history = [check_of(values) for values in facts["history"]]
+        self.best = None if facts["best"] is None else check_of(facts["best"])
 
 
 class _Mean:
@@ -379,19 +393,6 @@ class _Clock:
     @property
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._began
-
-
-def _plain(check: Check) -> list[float | int | None]:
-    """Return a check as a list; JSON has no NaN."""
-    return [
-        None if isinstance(v, float) and math.isnan(v) else v for v in dataclasses.astuple(check)
-    ]
-
-
-def _check(values: list[Any]) -> Check:
-    step, *numbers = values
-    seconds, train_loss, loss, accuracy = (math.nan if n is None else float(n) for n in numbers)
-    return Check(int(step), seconds, train_loss, loss, accuracy)
 
 
 @contextlib.contextmanager

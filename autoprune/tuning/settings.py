@@ -122,6 +122,18 @@ class TuneSettings(pydantic.BaseModel):
         """The weight decay."""
         return WEIGHT_DECAY[self.method] if self.weight_decay is None else self.weight_decay
 
+    def count_steps(self, training_samples: int) -> int:
+        """Return how many steps the fine-tuning takes.
+
+        >>> TuneSettings(epochs=2, batch=32).count_steps(100)
+        6
+
+        Args:
+            training_samples: That the task has.
+        """
+        samples = min(self.samples or training_samples, training_samples)
+        return self.steps or max(1, round(self.epochs * (samples // min(self.batch, samples))))
+
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of a step: a linear rise, then half a cosine to 0.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from autoprune.errors import PruningError
 from autoprune.network.network import Network
+from autoprune.network.resnet import SmallResNet
 from autoprune.network.trace import trace
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.surgery import Surgeon, prune, replay
@@ -164,3 +165,40 @@ def test_a_surgeon_that_has_cut_still_cuts_in_another_process(network: Network) 
     again = cloudpickle.loads(cloudpickle.dumps(surgeon)).cut(plan)
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(again(x), pruned(x))
+
+
+def _changed(model: nn.Module) -> nn.Module:
+    """Give a network other weights, as training does."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def test_a_grown_network_computes_what_the_pruned_one_does(network: Network) -> None:
+    surgeon, plan = Surgeon(network), _plan(network)
+    pruned = _changed(surgeon.cut(plan))
+    x = torch.randn(5, 3, 4, 4)
+    grown = surgeon.grow(plan, pruned)
+    assert {k: v.shape for k, v in grown.state_dict().items()} == {
+        k: v.shape for k, v in network.model.state_dict().items()
+    }
+    torch.testing.assert_close(grown(x), pruned(x), rtol=1e-4, atol=1e-6)
+
+    # cut again at the same units it is the pruned network; narrower, it keeps its weights
+    again = surgeon.cut(plan, replaced=dict([*grown.named_parameters(), *grown.named_buffers()]))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), pruned.parameters(),
+                                                 strict=True))  # fmt: skip
+
+
+def test_a_grown_network_passes_dropped_blocks_by() -> None:
+    inputs = torch.randn(3, 3, 8, 8)
+    traced = trace(SmallResNet(14, widths=(4, 8, 8)).eval(), (inputs,))
+    block = traced.blocks[0].name
+    plan = PruningPlan({g.name: tuple(range(1, g.size)) for g in traced.groups}, (block,))
+    surgeon = Surgeon(traced)
+    pruned = _changed(surgeon.cut(plan))
+    grown = surgeon.grow(plan, pruned)
+    torch.testing.assert_close(grown(inputs), pruned(inputs), rtol=1e-4, atol=1e-6)
+    assert not any(parameter.any() for parameter in grown.get_submodule(block).parameters())

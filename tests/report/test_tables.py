@@ -6,7 +6,8 @@ import json
 
 import pandas as pd
 
-from autoprune.report.tables import FRONT_COLUMNS, write_tables
+from autoprune.report.data import FinetunedFacts
+from autoprune.report.tables import FINETUNED_COLUMNS, FRONT_COLUMNS, write_tables
 
 
 def test_trials_come_back_as_they_were(data, tmp_path):
@@ -50,6 +51,20 @@ def test_the_front_as_json_says_what_it_was_measured_against(data, tmp_path):
         "loss_stderr": None,
     }
     assert front["points"][0]["test_accuracy"] is None
+
+
+def test_the_front_says_what_fine_tuning_made_of_it(data, tmp_path):
+    tuned = {2: FinetunedFacts(accuracy=0.95, test_accuracy=0.94),
+             4: FinetunedFacts(accuracy=0.97, test_accuracy=None)}  # fmt: skip
+    write_tables(dataclasses.replace(data, finetuned=tuned), tmp_path)
+
+    front = pd.read_csv(tmp_path / "front.csv")
+    assert tuple(front.columns) == (*FRONT_COLUMNS, *FINETUNED_COLUMNS)
+    assert front["finetuned_accuracy"].fillna(0).tolist() == [0, 0.95, 0.97]
+    assert front["finetuned_test_accuracy"].fillna(0).tolist() == [0, 0.94, 0]
+    assert front["accuracy"].tolist() == data.front["accuracy"].tolist()
+    points = json.loads((tmp_path / "front.json").read_text())["points"]
+    assert [point["finetuned_accuracy"] for point in points] == [None, 0.95, 0.97]
 
 
 def test_a_run_without_trials_has_empty_tables(empty, tmp_path):

@@ -6,7 +6,13 @@ import pytest
 
 from autoprune.errors import RunError
 from autoprune.execution.driver import Record
-from autoprune.report.data import ChosenNetwork, GroupWidth, ProfileFacts, RunFacts
+from autoprune.report.data import (
+    ChosenNetwork,
+    FinetunedFacts,
+    GroupWidth,
+    ProfileFacts,
+    RunFacts,
+)
 from autoprune.run.results import (
     chosen_record,
     front_records,
@@ -107,6 +113,21 @@ def test_reads_what_it_wrote(data, tmp_path):
             pd.testing.assert_frame_equal(ours, theirs)
         else:
             assert ours == theirs
+
+
+def test_reads_what_was_fine_tuned_since(data, tmp_path):
+    write_results(data, tmp_path)
+    (tmp_path / "finetuned").mkdir()
+    table = tmp_path / "finetuned" / "finetuned.csv"
+    table.write_text("trial,finetuned_accuracy,finetuned_test_accuracy\n3,0.9,0.8\n5,0.7,\n")
+    read = read_results(tmp_path)
+    assert read.finetuned == {
+        3: FinetunedFacts(accuracy=0.9, test_accuracy=0.8),
+        5: FinetunedFacts(accuracy=0.7, test_accuracy=None),
+    }
+    table.write_text("trial\n3\n")
+    with pytest.raises(RunError, match=r"finetuned\.csv is damaged .*; delete it"):
+        read_results(tmp_path)
 
 
 def test_damaged_or_foreign_results_are_refused(data, tmp_path):
