@@ -59,7 +59,7 @@ class CropAndMirror:
 
 def random_box(
     width: int, height: int, draws: Float[np.ndarray, "tries 4"]
-) -> tuple[float, float, float, float]:
+) -> tuple[int, int, int, int]:
     """Return a random part of an image as left, top, right and bottom, all in pixels.
 
     Its area is between :data:`LEAST_AREA` and all of the image's and its sides differ by up to

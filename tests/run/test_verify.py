@@ -218,6 +218,28 @@ def test_a_search_is_verified_only_on_its_own_device(result, quick, board, tmp_p
     assert not list((tmp_path / "a").glob("*"))
 
 
+def test_a_search_on_its_own_device_is_measured_at_its_end(
+    result, quick, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        "autoprune.run.outcome.export_onnx", lambda model, inputs, path, metadata: path.touch()
+    )
+    folder, run = result.directory.parent, tmp_path / "run"
+    own = [f"{folder / 'own.py'}:net", "--data", f"{folder / 'own.py'}:task"]
+    rest = ["--executor", "inline", "--sampler", "random", "--trials", "3", "--realise", "slice"]
+    device = ["--device", str(folder / "here.yaml"), "--output", str(run)]
+    assert main(["search", *own, *rest, *device, "--verify"]) == 0
+    printed = capsys.readouterr().out
+    content = json.loads((run / "verify" / "verify.json").read_text())
+    measured = pd.read_csv(run / "verify" / "networks.csv").set_index("network")["latency_ms"]
+    front = {f"trial {trial}" for trial in pd.read_csv(run / "front.csv")["trial"]}
+    assert front <= {*measured.index, f"trial {content['networks'][0]['trial']}"}
+    assert UNPRUNED in measured.index
+    for row in content["networks"]:
+        assert row["measured_ms"] == measured[row["network"]]
+        assert f"{row['measured_ms']:.4g}" in printed
+
+
 def test_kit_holds_the_front_under_the_names_of_tables(result, tmp_path, capsys):
     assert main(["verify", str(result.directory), "--kit", str(tmp_path / "kit")]) == 0
     items = json.loads((tmp_path / "kit" / "kit.json").read_text())["items"]
