@@ -13,15 +13,27 @@ from autoprune.version import __version__
 if TYPE_CHECKING:
     from autoprune.export.package import load as load
     from autoprune.network.trace import trace as trace
+    from autoprune.run import ParetoFront as ParetoFront
     from autoprune.run import SearchResult as SearchResult
     from autoprune.run import resume as resume
     from autoprune.run import search as search
     from autoprune.tasks.base import Score as Score
     from autoprune.tasks.base import Task as Task
 
-__all__ = ["Score", "SearchResult", "Task", "__version__", "load", "resume", "search", "trace"]
+__all__ = [
+    "ParetoFront",
+    "Score",
+    "SearchResult",
+    "Task",
+    "__version__",
+    "load",
+    "resume",
+    "search",
+    "trace",
+]
 
 _HOMES = {
+    "ParetoFront": "autoprune.run",
     "Score": "autoprune.tasks.base",
     "SearchResult": "autoprune.run",
     "Task": "autoprune.tasks.base",

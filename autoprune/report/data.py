@@ -183,6 +183,68 @@ class FinetunedFacts:
     test_accuracy: float | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkLayers:
+    """What one network of the front is made of; its lists go with those of the chosen network.
+
+    Attributes:
+        trial: Number of its trial.
+        kept: Units that each channel group keeps, in the order of ``ChosenNetwork.widths``.
+        kernel_ms: Latency of each kernel, in the order of ``ChosenNetwork.kernels``; 0 where it was
+            removed.
+        removed_blocks: Names of the blocks it goes without.
+        memory_mb: Megabytes of its weights and of the activations when most are alive.
+    """
+
+    trial: int
+    kept: tuple[int, ...]
+    kernel_ms: tuple[float, ...]
+    removed_blocks: tuple[str, ...] = ()
+    memory_mb: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformLadder:
+    """Networks that remove the same ratio everywhere: what a search has to beat.
+
+    Attributes:
+        networks: In the order in which the sampler ``uniform`` proposes them.
+        hypervolume: Hypervolume after each of them, fractions in [0, 1].
+    """
+
+    networks: tuple[NetworkFacts, ...]
+    hypervolume: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DamageCurve:
+    """What cutting one group of the search space is expected to cost, known before the search.
+
+    Attributes:
+        name: Name of the group.
+        ratios: Fractions removed, ascending from 0.
+        damage: Expected damage at each of them; comparable between groups of one run.
+    """
+
+    name: str
+    ratios: tuple[float, ...]
+    damage: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """How much each parameter of the search decided the loss.
+
+    Attributes:
+        shares: Parameter to its share of the explained variance, the largest first; they add up to
+            1. ``ratio/GROUP`` is what was removed of a group, ``drop/BLOCK`` a removed block.
+        trials: How many trials they were computed from.
+    """
+
+    shares: Mapping[str, float]
+    trials: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     """Something to copy into a terminal or a program.
@@ -204,13 +266,15 @@ class RunFacts:
         settings: Every setting, nested mappings allowed.
         versions: Package name to version.
         seed: The seed of the search.
-        commands: How to load, export and resume.
+        commands: How to load the chosen network, and to resume.
+        network_commands: How to get any network of the front; ``{trial}`` stands for its number.
     """
 
     settings: Mapping[str, object]
     versions: Mapping[str, str]
     seed: int
     commands: tuple[Command, ...] = ()
+    network_commands: tuple[Command, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -229,6 +293,12 @@ class ReportData:
         costs: Names of what the front is sought of beside accuracy, see
             :class:`~autoprune.strategy.goals.Goals`.
         finetuned: By trial number, the networks that were fine-tuned since.
+        layers: What the networks of the front are made of, fastest first; empty in runs of versions
+            that did not say.
+        dense_memory_mb: Megabytes of the unpruned network, as ``NetworkLayers.memory_mb``.
+        uniform: Networks pruned uniformly, ``None`` where none was evaluated.
+        damage: What every group costs, in network order; empty where it was not computed.
+        importance: What decided the loss, ``None`` where too few trials say it.
     """
 
     model_name: str
@@ -241,6 +311,11 @@ class ReportData:
     run: RunFacts
     costs: tuple[str, ...] = (LATENCY,)
     finetuned: Mapping[int, FinetunedFacts] = dataclasses.field(default_factory=dict)
+    layers: tuple[NetworkLayers, ...] = ()
+    dense_memory_mb: float | None = None
+    uniform: UniformLadder | None = None
+    damage: tuple[DamageCurve, ...] = ()
+    importance: Importance | None = None
 
     def __post_init__(self) -> None:
         """Check what belongs together.

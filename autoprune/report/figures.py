@@ -1,35 +1,43 @@
-"""The page's figures, drawn by plotly.
-
-Colours are names of the page's CSS variables; the page's script puts in what they stand for, which
-depends on whether the reader's screen is light or dark. Plotly reads text as a kind of HTML, so
-every name is escaped here.
-"""
+"""The charts of the page."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
 
 from autoprune.report import text
-from autoprune.report.data import GroupWidth, KernelTime, ReportData
+from autoprune.report.chart import (
+    Axis,
+    Chart,
+    Line,
+    Mark,
+    Rule,
+    axis,
+    band,
+    cloud,
+    error_axis,
+    percent_label,
+    polyline,
+    staircase,
+)
+from autoprune.report.data import DamageCurve, NetworkFacts, ReportData
 
-#: Kernels shown before the rest is summed up.
-TOP_KERNELS = 12
 #: Dominated trials stretch the accuracy axis by the span of the front, or by this if it is more.
 _STRETCH = 0.05
 #: A budget up to this many times the slowest network is shown; beyond, it would squeeze the rest.
 _FAR = 1.5
-#: Names on an axis keep their end, which tells neighbours apart; pointing at a bar shows all of it.
-_LABEL_LENGTH = 22
+#: What is left free beside the outermost points, as a share of the axis.
+_MARGIN = 0.06
+#: Errors that differ more than this many times are shown by their logarithm.
+_ORDERS = 10.0
+#: Samples of the search split where the run does not say.
+_SAMPLES = 1000
 
 
-def front(data: ReportData, cost: str = "latency_ms") -> go.Figure:
+def front(data: ReportData, cost: str = "latency_ms") -> Chart:
     """Return accuracy against a cost: the front with the profile's error, and what it beats.
 
     Args:
@@ -37,278 +45,188 @@ def front(data: ReportData, cost: str = "latency_ms") -> go.Figure:
         cost: Column of the cost. Along one of several the front is no staircase, so its points
             stand alone.
     """
-    complete, error, dense = data.complete, data.profile.error, data.dense.flat()
-    largest = max([dense[cost], *complete[cost]])
-    predicted = cost == "latency_ms"
-    figure = _figure(
-        height=470,
-        showlegend=True,
-        legend={"y": 1.06},
-        xaxis={
-            "title": _axis_title(cost),
-            "rangemode": "nonnegative",
-            "autorangeoptions": {"clipmax": _FAR * largest},
-        },
-        yaxis={"title": "accuracy", "tickformat": "~%", "range": _accuracy_range(data)},
-    )
-    dominated = complete[~complete["on_front"]].to_dict("records")
-    figure.add_trace(_networks("dominated trials", "dominated", dominated, error, cost))
-    figure.update_traces(marker={"size": 7, "opacity": 0.35})
-    if data.budget_ms is not None and predicted:
-        figure.add_vline(
-            data.budget_ms,
-            line={"color": "var(--budget)", "dash": "dash", "width": 2},
-            annotation={
-                "text": f"budget {text.milliseconds(data.budget_ms)}",
-                "font": {"color": "var(--budget)"},
-            },
-            annotation_position="top",
-        )
-    bars = {
-        "visible": predicted,
-        "type": "percent",
-        "value": 100 * error,
-        "color": "var(--error)",
-        "thickness": 1.5,
-        "width": 0,
-    }
-    figure.add_trace(
-        _networks(
-            f"Pareto front, ± {text.percent(error, 0)} latency error"
-            if predicted
-            else "Pareto front",
-            "front",
-            data.front.to_dict("records"),
-            error,
-            cost,
-        ).update(
-            mode="lines+markers" if len(data.costs) == 1 else "markers",
-            line={"shape": "hv", "width": 2},
-            error_x=bars,
-        )
-    )
+    alone, predicted = len(data.costs) == 1, cost == "latency_ms"
+    error = data.profile.error if predicted else 0.0
+    x, scale = _cost_axis(data, cost)
+    y = _accuracy_axis(data)
+    complete, rows = data.complete, data.front.to_dict("records")
+    stairs = [(row[cost] * scale, row["accuracy"]) for row in rows] if alone else []
+    beaten = complete[~complete["on_front"] & (complete["accuracy"] >= y.low)]
     if data.chosen is not None:
-        chosen = complete[complete["number"] == data.chosen.trial].to_dict("records")
-        star = {"size": 16, "symbol": "star"}
-        figure.add_trace(
-            _networks("chosen network", "chosen", chosen, error, cost).update(
-                marker=star, error_x=bars
+        beaten = beaten[beaten["number"] != data.chosen.trial]
+    key = {"front": _front_name(error)}
+    if len(beaten):
+        key["dominated"] = "dominated trials"
+    marks = [_mark("dense", data.dense.flat(), cost, x, y, scale, error)]
+    key["dense"] = "unpruned network"
+    if data.uniform is not None and (marked := _uniform(data.uniform.networks, cost, x, y, scale)):
+        marks += marked
+        key["uniform"] = "uniform pruning"
+    for row in selectable(data):
+        chosen = data.chosen is not None and row["number"] == data.chosen.trial
+        marks.append(_mark("chosen" if chosen else "front", row, cost, x, y, scale, error))
+        if chosen:
+            key["chosen"] = "chosen network"
+    points = beaten[[cost, "accuracy"]].to_numpy(float) * [scale, 1.0]
+    return Chart(
+        label=f"Accuracy against {text.cost_title(cost)}",
+        x=x,
+        y=y,
+        key=key,
+        lines=(
+            Line("dominated", cloud(x, y, points)),
+            Line("band", band(x, y, stairs, error) if predicted else ""),
+            Line("front", staircase(x, y, stairs)),
+        ),
+        rules=_budget(data.budget_ms, x) if predicted else (),
+        marks=tuple(marks),
+        said=tuple(
+            f"trial {number}: {text.percent(accuracy)}, {text.cost(float(value), cost)}"
+            for number, accuracy, value in zip(
+                beaten["number"].astype(int), beaten["accuracy"], beaten[cost], strict=True
             )
+        ),
+    )
+
+
+def selectable(data: ReportData) -> Sequence[Mapping[Any, Any]]:
+    """Return the rows of the front, and of the chosen network, fastest first."""
+    complete = data.complete
+    wanted = complete["on_front"].astype(bool)
+    if data.chosen is not None:
+        wanted |= complete["number"] == data.chosen.trial
+    rows: Sequence[Mapping[Any, Any]] = (
+        complete[wanted].sort_values(["latency_ms", "number"]).to_dict("records")
+    )
+    return rows
+
+
+def hypervolume(data: ReportData) -> Chart:
+    """Return the hypervolume over the finished trials, and what uniform pruning reaches."""
+    values, ladder = data.hypervolume, data.uniform
+    reference = ladder.hypervolume if ladder is not None else ()
+    top = max([*values, *reference, 0.01])
+    x = axis("trials finished", 0.0, float(max(len(values), 1)))
+    y = axis("hypervolume", 0.0, min(1.0, 1.08 * top), label=percent_label, steps=4)
+    risen = [1, *(i + 1 for i in range(1, len(values)) if values[i] > values[i - 1])]
+    lines = [Line("front", staircase(x, y, [(float(i), values[i - 1]) for i in risen if values]))]
+    key = {"front": "this search"}
+    if ladder is not None:
+        steps = [(float(i), value) for i, value in enumerate(ladder.hypervolume, start=1)]
+        lines.append(Line("uniform", staircase(x, y, steps)))
+        key["uniform"] = f"uniform ladder, {_count(len(steps), 'network')}"
+    return Chart(
+        label=f"Hypervolume over {_count(len(values), 'finished trial')}",
+        x=x,
+        y=y,
+        key=key,
+        lines=tuple(lines),
+    )
+
+
+def damage_paths(curves: Sequence[DamageCurve]) -> dict[str, str]:
+    """Return each group's curve as a path; all have the same axes, damage by its square root.
+
+    Groups differ by orders of magnitude, which the root keeps on one scale.
+    """
+    most = max((max(curve.damage) for curve in curves), default=0.0)
+    x, y = axis("", 0.0, 1.0), axis("", 0.0, float(np.sqrt(most)) or 1.0)
+    return {
+        curve.name: polyline(
+            x, y, zip(curve.ratios, np.sqrt(np.maximum(curve.damage, 0.0)), strict=True)
         )
-    diamond = {"size": 12, "symbol": "diamond"}
-    return figure.add_trace(
-        _networks("dense network", "dense", [dense], error, cost).update(
-            marker=diamond, error_x=bars
-        )
-    )
-
-
-def _axis_title(cost: str) -> str:
-    if cost == "latency_ms":
-        return "predicted latency, ms"
-    unit = text.cost(1.0, cost).partition(text.NO_BREAK)[2]
-    title = _plain(text.cost_title(cost))
-    return f"{title}, {unit}" if unit else title
-
-
-def hypervolume(data: ReportData) -> go.Figure:
-    """Return the hypervolume over the finished trials."""
-    figure = _figure(
-        height=300,
-        xaxis={"title": "trials finished", "rangemode": "tozero"},
-        yaxis={"title": "hypervolume", "tickformat": "~%"},
-    )
-    return figure.add_trace(
-        go.Scatter(
-            x=np.arange(1, len(data.hypervolume) + 1),
-            y=np.array(data.hypervolume, float),
-            mode="lines" if len(data.hypervolume) > 1 else "markers",
-            line={"color": "var(--front)", "shape": "hv", "width": 2},
-            hovertemplate="%{x} trials finished: %{y:.2%}<extra></extra>",
-        )
-    )
-
-
-def widths(groups: Sequence[GroupWidth]) -> go.Figure:
-    """Return the share of its units that each channel group keeps, input at the top."""
-    shares = [group.kept / group.size for group in groups]
-    figure = _bars(
-        {
-            "dense network": ("slot", [1.0 for _ in groups]),
-            "chosen network": ("chosen", shares),
-        },
-        names=[group.name for group in groups],
-        details=[
-            f"keeps {group.kept} of {group.size} ({text.percent(share, 0)})"
-            for group, share in zip(groups, shares, strict=True)
-        ],
-        row_height=22,
-    )
-    figure.data[0].text = [f"{group.kept} / {group.size}" for group in groups]
-    share_axis = {"range": [0, 1], "tickvals": [0, 0.5, 1], "tickformat": ".0%"}
-    return figure.update_layout(barmode="overlay", xaxis={"title": "units kept", **share_axis})
-
-
-def latency(kernels: Sequence[KernelTime]) -> go.Figure:
-    """Return the time of the kernels slowest in the dense network, in both networks."""
-    slowest = sorted(kernels, key=lambda kernel: -kernel.dense_ms)
-    shown, rest = slowest[:TOP_KERNELS], slowest[TOP_KERNELS:]
-    if rest:
-        shown.append(
-            KernelTime(
-                name=f"{len(rest)} other kernels" if len(rest) > 1 else "1 other kernel",
-                kind="together",
-                dense_ms=math.fsum(kernel.dense_ms for kernel in rest),
-                chosen_ms=math.fsum(kernel.chosen_ms for kernel in rest),
-            )
-        )
-    figure = _bars(
-        {
-            "dense network": ("dense", [kernel.dense_ms for kernel in shown]),
-            "chosen network": ("chosen", [kernel.chosen_ms for kernel in shown]),
-        },
-        names=[kernel.name for kernel in shown],
-        details=[
-            f"{_plain(kernel.kind)}<br>dense {text.milliseconds(kernel.dense_ms)}<br>"
-            f"chosen {text.milliseconds(kernel.chosen_ms) if kernel.chosen_ms else 'gone'}"
-            for kernel in shown
-        ],
-        row_height=38,
-    )
-    for trace in figure.data:
-        trace.text = [text.significant(ms) if ms else "gone" for ms in trace.x]
-    most = max(max(trace.x) for trace in figure.data)
-    return figure.update_layout(xaxis={"title": "predicted time, ms", "range": [0, most]})
-
-
-def _figure(**layout: Any) -> go.Figure:
-    """Return an empty figure in the page's style."""
-    axis = {
-        "automargin": True,
-        "gridcolor": "var(--grid)",
-        "linecolor": "var(--dominated)",
-        "zeroline": False,
-        "title": {"standoff": 10, "font": {"size": 13}},
+        for curve in curves
     }
-    style = go.layout.Template(
-        layout={
-            "font": {"family": "var(--font)", "size": 13, "color": "var(--quiet)"},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-            "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
-            "hovermode": "closest",
-            "hoverlabel": {
-                "align": "left",
-                "bgcolor": "var(--paper)",
-                "bordercolor": "var(--quiet)",
-                "font": {"family": "var(--font)", "color": "var(--ink)"},
-            },
-            "xaxis": axis,
-            "yaxis": axis,
-        }
+
+
+def damage_at(curve: DamageCurve, ratio: float) -> float:
+    """Return the damage at a ratio, NaN beyond what may be removed."""
+    if ratio > curve.ratios[-1]:
+        return math.nan
+    return float(np.interp(ratio, curve.ratios, curve.damage))
+
+
+def _front_name(error: float) -> str:
+    return f"Pareto front, ± {text.percent(error, 0)} latency error" if error else "Pareto front"
+
+
+def _budget(budget_ms: float | None, x: Axis) -> tuple[Rule, ...]:
+    if budget_ms is None or not x.holds(budget_ms):
+        return ()
+    return (Rule("budget", x.at(budget_ms), f"budget {text.milliseconds(budget_ms)}"),)
+
+
+def _uniform(
+    networks: Sequence[NetworkFacts], cost: str, x: Axis, y: Axis, scale: float
+) -> list[Mark]:
+    rows = [network.flat() for network in networks]
+    shown = [r for r in rows if x.holds(r[cost] * scale) and y.holds(r["accuracy"])]
+    return [_mark("uniform", row, cost, x, y, scale, 0.0) for row in shown]
+
+
+def _mark(
+    kind: str, row: Mapping[Any, Any], cost: str, x: Axis, y: Axis, scale: float, error: float
+) -> Mark:
+    value = row[cost] * scale
+    names = {"dense": "unpruned network", "uniform": "uniform pruning"}
+    words = f"{text.percent(row['accuracy'], 2)}, {text.cost(row[cost], cost)}"
+    return Mark(
+        kind=kind,
+        x=x.at(value),
+        y=y.at(row["accuracy"]),
+        label=f"{names[kind] if kind in names else 'trial ' + str(row['number'])}: {words}",
+        trial=None if kind in names else int(row["number"]),
+        error=(x.at(value * (1 - error)), x.at(value * (1 + error))) if error else None,
     )
-    # Whoever has zoomed in stays there when the colours change.
-    return go.Figure(layout={"template": style, "uirevision": "kept", **layout})
 
 
-def _networks(
-    name: str, color: str, rows: Sequence[Mapping[Any, Any]], error: float, cost: str
-) -> go.Scatter:
-    """Return networks as points; ``rows`` have the fields of ``NetworkFacts`` or of a trial."""
-    return go.Scatter(
-        name=name,
-        x=np.array([row[cost] for row in rows], float),
-        y=np.array([row["accuracy"] for row in rows], float),
-        mode="markers",
-        marker={"color": f"var(--{color})", "size": 9},
-        hovertext=[_network_text(name, row, error, cost) for row in rows],
-        hoverinfo="text",
-    )
+def _cost_axis(data: ReportData, cost: str) -> tuple[Axis, float]:
+    """Return the axis of a cost, and what its values are multiplied with to lie on it."""
+    dense = data.dense.flat()[cost]
+    largest = float(max([dense, *data.complete[cost].dropna()]))
+    high = largest
+    if cost == "latency_ms":
+        high *= 1 + data.profile.error
+        if data.budget_ms is not None and data.budget_ms < _FAR * high:
+            high = max(high, data.budget_ms)
+    unit, scale = text.cost_unit(cost, largest)
+    title = text.cost_title(cost)
+    words = f"predicted {title}" if cost.startswith("latency_ms") else title
+    named = f"{words}, {unit}" if unit else words
+    return axis(named, 0.0, high * (1 + _MARGIN) * scale, unit=unit), scale
 
 
-def _network_text(name: str, row: Mapping[Any, Any], error: float, cost: str) -> str:
-    """Return everything known about one network, a value per line."""
-    lines = [
-        f"trial {row['number']}" if "number" in row else name,
-        f"accuracy {text.percent(row['accuracy'], 2)}",
-        f"latency {text.milliseconds(row['latency_ms'])} ± {text.percent(error, 0)}",
-        f"loss {text.significant(row['loss'])}",
-        f"{text.count(row['macs'])} MACs, {text.count(row['params'])} parameters",
-    ]
-    if cost not in ("latency_ms", "macs", "params"):
-        lines.append(f"{_plain(text.cost_title(cost))} {text.cost(row[cost], cost)}")
-    if not pd.isna(row["test_accuracy"]):
-        lines.insert(2, f"test accuracy {text.percent(row['test_accuracy'], 2)}")
-    if "seconds" in row:
-        lines.append(f"evaluated in {text.significant(row['seconds'])} s")
-    return "<br>".join(lines)
+def _accuracy_axis(data: ReportData) -> Axis:
+    """Return an axis with the whole front and as many dominated trials as stay readable.
+
+    Where the errors of the front are of different orders, it goes by their logarithm.
+    """
+    top, front_low = _extent(data)
+    floor = 0.5 / (data.dense.samples or _SAMPLES)
+    if (1 - front_low + floor) > _ORDERS * (1 - top + floor):
+        low = max(0.0, 1 - (1 - front_low) * (1 + 3 * _MARGIN))
+        high = 1 - max(1 - top - floor / 2, 0.0) / 2
+        return error_axis("accuracy, by the logarithm of the error", low, high, floor=floor)
+    return axis("accuracy", *accuracy_range(data), label=percent_label, steps=5)
 
 
-def _accuracy_range(data: ReportData) -> tuple[float, float]:
+def accuracy_range(data: ReportData) -> tuple[float, float]:
     """Return a range with the whole front and as many dominated trials as stay readable."""
-    accuracy = data.complete["accuracy"]
-    top = max([data.dense.accuracy, *accuracy])
-    front_low = min([data.dense.accuracy, *data.front["accuracy"]])
-    floor = front_low - max(top - front_low, _STRETCH)
-    low = min([front_low, *accuracy[accuracy >= floor]])
-    margin = 0.08 * (top - low) or 0.01
+    accuracy, (top, front_low) = data.complete["accuracy"], _extent(data)
+    least = front_low - max(top - front_low, _STRETCH)
+    low = min([front_low, *accuracy[accuracy >= least]])
+    margin = _MARGIN * (top - low) or 0.01
     return max(0.0, low - margin), top + margin
 
 
-def _bars(
-    series: Mapping[str, tuple[str, Sequence[float]]],
-    *,
-    names: Sequence[str],
-    details: Sequence[str],
-    row_height: int,
-) -> go.Figure:
-    """Return rows of horizontal bars, the first on top.
-
-    Args:
-        series: Legend entry to colour and lengths, one per row.
-        names: What the rows are called. Two may have the same name, so rows are numbered.
-        details: What to say about a row besides its name, as plotly's HTML.
-        row_height: Height of a row in pixels.
-    """
-    rows = list(range(len(names)))
-    short = [
-        name if len(name) <= _LABEL_LENGTH else f"…{name[1 - _LABEL_LENGTH :].lstrip('.')}"
-        for name in names
-    ]
-    figure = _figure(
-        height=90 + row_height * len(names),
-        bargap=0.25,
-        legend={"traceorder": "normal"},
-        margin={"r": 75},  # for the numbers beside full bars
-        xaxis={"fixedrange": True},
-        yaxis={
-            "fixedrange": True,
-            "range": [len(names) - 0.5, -0.5],
-            "showgrid": False,
-            "ticklabelstandoff": 6,
-            "tickvals": rows,
-            "ticktext": [_plain(name) for name in short],
-        },
+def _extent(data: ReportData) -> tuple[float, float]:
+    """Return the highest accuracy, and the lowest one of the front."""
+    shown = [row["accuracy"] for row in selectable(data)]
+    return (
+        float(max([data.dense.accuracy, *data.complete["accuracy"]])),
+        float(min([data.dense.accuracy, *shown])),
     )
-    for name, (color, lengths) in series.items():
-        figure.add_bar(
-            name=name,
-            orientation="h",
-            x=lengths,
-            y=rows,
-            marker={"color": f"var(--{color})", "line": {"width": 0}},
-            hovertext=[
-                f"{_plain(row)}<br>{detail}" for row, detail in zip(names, details, strict=True)
-            ],
-            hoverinfo="text",
-            textposition="outside",
-            textfont={"size": 11},
-            cliponaxis=False,
-        )
-    return figure
 
 
-def _plain(name: str) -> str:
-    """Return ``name`` so that plotly shows it as it is."""
-    return html.escape(name, quote=False)
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

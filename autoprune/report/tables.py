@@ -44,11 +44,22 @@ def write_trials(data: ReportData, path: str | os.PathLike[str]) -> None:
         data: The run; its hypervolume after each trial becomes a column of its own.
         path: The file to write.
     """
-    table = data.trials[[*TRIAL_COLUMNS, *data.extra]].reset_index(drop=True)
-    table["hypervolume"] = list(data.hypervolume)
+    table = _trials(data)
     table.attrs = {"format": "autoprune-trials", "version": VERSION}
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, engine="pyarrow")
+
+
+def write_trials_csv(data: ReportData, path: str | os.PathLike[str]) -> None:
+    """Write the trial table as CSV, with the columns of the parquet file."""
+    content = _trials(data).to_csv(index=False, lineterminator="\n")
+    write_atomically(path, content.encode("utf-8", "backslashreplace"))
+
+
+def _trials(data: ReportData) -> pd.DataFrame:
+    table = data.trials[[*TRIAL_COLUMNS, *data.extra]].reset_index(drop=True)
+    table["hypervolume"] = list(data.hypervolume)
+    return table
 
 
 def write_front_csv(data: ReportData, path: str | os.PathLike[str]) -> None:

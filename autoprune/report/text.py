@@ -11,6 +11,7 @@ import pandas as pd
 #: Stands for a number that does not apply.
 MISSING = "\N{EN DASH}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 _UNITS = {"latency_ms": "ms", "memory_mb": "MB", "energy_mj": "mJ"}
 _TITLES = {
@@ -58,6 +59,19 @@ def cost(value: int | float, column: str) -> str:
     if unit is None or pd.isna(value):
         return count(value)
     return f"{significant(value)}{NO_BREAK}{unit}"
+
+
+def cost_unit(column: str, largest: float) -> tuple[str, float]:
+    """Return the unit for values of a column up to ``largest``, and what they are multiplied with.
+
+    >>> cost_unit("latency_ms", 20.0), cost_unit("macs", 2.5e9)
+    (('ms', 1.0), ('G', 1e-09))
+    """
+    unit = _UNITS.get(column.partition("@")[0])
+    if unit is not None:
+        return unit, 1.0
+    power = min(int(math.log10(max(largest, 1.0)) // 3), len(_PREFIXES) - 1)
+    return _PREFIXES[power], 1000.0**-power
 
 
 def cost_title(column: str) -> str:

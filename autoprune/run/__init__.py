@@ -11,13 +11,14 @@ from torch import nn
 
 from autoprune.errors import SettingsError
 from autoprune.execution.driver import Listener
+from autoprune.run.front import FrontPoint, ParetoFront
 from autoprune.run.pipeline import Run
 from autoprune.run.preparation import Say
-from autoprune.run.results import FrontPoint, SearchResult
+from autoprune.run.results import SearchResult
 from autoprune.run.settings import RunSettings
 from autoprune.tasks.base import Task
 
-__all__ = ["FrontPoint", "Run", "RunSettings", "SearchResult", "resume", "search"]
+__all__ = ["FrontPoint", "ParetoFront", "Run", "RunSettings", "SearchResult", "resume", "search"]
 
 _logger = logging.getLogger("autoprune")
 

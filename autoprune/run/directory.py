@@ -32,6 +32,7 @@ RECORD_FILE = "run.json"
 JOURNAL_FILE = "study.journal"
 REPORT_FILE = "report.html"
 NETWORK_FOLDER = "network"
+EXPORT_FOLDER = "exported"
 #: Fine-tuned networks by trial, and the table of them.
 FINETUNED_FOLDER, FINETUNED_FILE = "finetuned", "finetuned.csv"
 SCRATCH_FOLDER = "ray"
@@ -161,7 +162,7 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """What to type to continue the run."""
-        return f"autoprune search --resume {_shown(self.path)}"
+        return f"autoprune search --resume {shown(self.path)}"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -242,7 +243,7 @@ def _check_version(content: Any, file: Path) -> None:
         )
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Return the path as it can be typed from here, as short as it goes."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

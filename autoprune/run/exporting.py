@@ -20,7 +20,7 @@ from autoprune.export.onnx import ONNX_FILE
 from autoprune.export.package import PLAN_FILE, copy_package, load, read_package, save_package
 from autoprune.files import write_atomically
 from autoprune.network.inputs import Inputs, batch_size
-from autoprune.run.directory import FINETUNED_FOLDER, RECORD_FILE, RunDirectory, now
+from autoprune.run.directory import EXPORT_FOLDER, FINETUNED_FOLDER, RECORD_FILE, RunDirectory, now
 from autoprune.run.finished import FinishedRun
 from autoprune.run.pick import picked_trials
 from autoprune.run.preparation import Say, task_of
@@ -31,7 +31,6 @@ from autoprune.version import __version__
 #: What ``export.json`` calls itself, and its version.
 FORMAT, VERSION = "autoprune-export", 1
 EXPORT_FILE = "export.json"
-EXPORT_FOLDER = "exported"
 #: Samples that exports are compared on, and training samples that int8 is calibrated on.
 COMPARED, CALIBRATION = 8, 128
 #: What quantised files are called among the exports.

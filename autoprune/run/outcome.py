@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from autoprune.errors import ExportError
 from autoprune.evaluation import Evaluation, Evaluator
@@ -13,26 +14,30 @@ from autoprune.export.package import PackageMetrics, save_package
 from autoprune.latency.profile import DeviceProfile
 from autoprune.network.inputs import batch_size
 from autoprune.network.source import ModelSource
-from autoprune.report.data import (
-    ChosenNetwork,
-    Command,
-    GroupWidth,
-    KernelTime,
-    ProfileFacts,
-    RunFacts,
+from autoprune.report.data import Command, ProfileFacts, RunFacts, UniformLadder
+from autoprune.run.directory import EXPORT_FOLDER, NETWORK_FOLDER, RunDirectory, shown
+from autoprune.run.explaining import (
+    chosen_network,
+    damage_curves,
+    dense_memory_mb,
+    importance,
+    network_layers,
 )
-from autoprune.run.directory import NETWORK_FOLDER, RunDirectory
 from autoprune.run.preparation import Prepared, Say
 from autoprune.run.results import (
+    Explanation,
     SearchResult,
     chosen_record,
     finetuned_facts,
+    front_records,
     report_data,
     result_from,
     unmet,
     write_results,
 )
-from autoprune.strategy.space import Candidate
+
+#: Seconds that the importance of parameters may take.
+IMPORTANCE_S = 5.0
 
 
 def write_outcome(
@@ -43,6 +48,8 @@ def write_outcome(
     dense: Record,
     tested: Mapping[int, float],
     say: Say,
+    *,
+    uniform: UniformLadder | None = None,
 ) -> SearchResult:
     """Write tables, page and the best network; return the result."""
     settings, record = directory.record.settings, directory.record
@@ -50,21 +57,41 @@ def write_outcome(
     chosen = chosen_record(driver.records, goals)
     if chosen is not None:
         _write_network(directory, prepared, evaluator, chosen, tested, say)
+    size = record.profile.bytes_per_element
+    networks = front_records(driver.records, goals)
+    if chosen is not None and chosen not in networks:
+        networks.append(chosen)
+    layers = network_layers(networks, prepared, bytes_per_element=size)
     data = report_data(
         driver.records,
         model_name=record.model.name,
         profile=_profile_facts(record.profile, prepared),
         goals=goals,
         dense=dense,
-        chosen=None if chosen is None else _chosen_network(chosen, prepared),
+        chosen=next(
+            (
+                chosen_network(entry, prepared)
+                for entry in layers
+                if chosen is not None and entry.trial == chosen.number
+            ),
+            None,
+        ),
         run=RunFacts(
             settings=settings.model_dump(),
             versions=record.versions,
             seed=settings.seed,
             commands=_commands(directory, chosen is not None),
+            network_commands=_network_commands(directory),
         ),
         test_accuracy=tested,
         finetuned=finetuned_facts(directory.path),
+        explanation=Explanation(
+            layers=layers,
+            dense_memory_mb=dense_memory_mb(prepared, bytes_per_element=size),
+            uniform=uniform,
+            damage=damage_curves(driver.problem),
+            importance=importance(driver.study, seconds=IMPORTANCE_S),
+        ),
     )
     write_results(data, directory.path)
     why = unmet(driver.records, goals)
@@ -120,45 +147,6 @@ def _write_network(
         say(f"no ONNX file: {error}")
 
 
-def _chosen_network(chosen: Record, prepared: Prepared) -> ChosenNetwork:
-    space = prepared.problem.space
-    candidate = chosen.evaluation.candidate
-    widths, keep = space.network_widths(space.widths([candidate])), space.keep([candidate])
-    removed = tuple(block for block, stays in zip(space.blocks, keep[0], strict=True) if not stays)
-    gone = {
-        name for block in prepared.network.blocks if block.name in removed for name in block.groups
-    }
-    return ChosenNetwork(
-        trial=chosen.number,
-        widths=tuple(
-            GroupWidth(group.name, 0 if group.name in gone else int(kept), group.size)
-            for group, kept in zip(prepared.network.groups, widths[0], strict=True)
-        ),
-        removed_blocks=removed,
-        kernels=_kernels(candidate, prepared),
-    )
-
-
-def _kernels(candidate: Candidate, prepared: Prepared) -> tuple[KernelTime, ...]:
-    """Return the latency of every kernel, in the unpruned network and in the candidate."""
-    space, predictor = prepared.problem.space, prepared.predictor
-    dense, chosen = (
-        predictor.breakdown(
-            space.network_widths(space.widths([network]))[0], space.keep([network])[0]
-        )
-        for network in (space.dense(), candidate)
-    )
-    return tuple(
-        KernelTime(
-            name=name.partition(" ")[0],
-            kind=" ".join([kind, *name.split(" ")[1:]]),
-            dense_ms=before,
-            chosen_ms=after,
-        )
-        for (name, kind, before), (_, _, after) in zip(dense, chosen, strict=True)
-    )
-
-
 def _profile_facts(profile: DeviceProfile, prepared: Prepared) -> ProfileFacts:
     measured = profile.provenance
     return ProfileFacts(
@@ -189,10 +177,31 @@ def _commands(directory: RunDirectory, found: bool) -> tuple[Command, ...]:
     return (Command("Load the network in Python", load), more)
 
 
-def load_call(directory: RunDirectory) -> str:
-    """Return the call that loads the best network, as it is typed in Python."""
+def _network_commands(directory: RunDirectory) -> tuple[Command, ...]:
+    """Return what to type to get any network of the front, its number written ``{trial}``."""
+    run = shown(directory.path)
+    folder = directory.path / EXPORT_FOLDER / "{trial}"
+    export = f"autoprune export {run} --pick {{trial}} --format"
+    return (
+        Command("Export as ONNX", f"{export} onnx"),
+        Command("Write its weights", f"{export} safetensors"),
+        Command(
+            "Load these weights in Python",
+            f"import autoprune\n\nmodel = {load_call(directory, folder)}",
+        ),
+        Command("Fine-tune it", f"autoprune finetune {run} --pick {{trial}}"),
+    )
+
+
+def load_call(directory: RunDirectory, folder: Path | None = None) -> str:
+    """Return the call that loads a network, as it is typed in Python.
+
+    Args:
+        directory: The run.
+        folder: Where the network lies; ``None`` is where the run has its best one.
+    """
     source = directory.record.settings.model
-    arguments = [repr(str(directory.path / NETWORK_FOLDER))]
+    arguments = [repr(str(folder or directory.path / NETWORK_FOLDER))]
     if source is None:
         arguments.append("model=your_unpruned_model")
     elif not ModelSource.parse(source).trusted:

@@ -32,6 +32,7 @@ from autoprune.run.directory import (
     versions,
 )
 from autoprune.run.goals import ACCURACY, other_profiles
+from autoprune.run.ladder import uniform_ladder
 from autoprune.run.outcome import load_call, write_outcome
 from autoprune.run.preparation import Prepared, Say, prepare
 from autoprune.run.results import (
@@ -260,7 +261,10 @@ def execute(
                 dense = _dense(driver, scorer)
                 _search(driver, scorer, directory)
                 tested = _test_accuracies(driver, evaluator, say)
-        result = write_outcome(directory, prepared, evaluator, driver, dense, tested, say)
+                uniform = uniform_ladder(driver, evaluator, say)
+            result = write_outcome(
+                directory, prepared, evaluator, driver, dense, tested, say, uniform=uniform
+            )
     except storage_errors() as error:
         raise RunError(
             f"the run in {directory.path} stopped: {reason_of(error)}; every finished trial is "

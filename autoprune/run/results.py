@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,18 +23,26 @@ from autoprune.files import write_atomically
 from autoprune.report.data import (
     TRIAL_COLUMNS,
     ChosenNetwork,
+    DamageCurve,
     FinetunedFacts,
+    Importance,
     NetworkFacts,
+    NetworkLayers,
     ProfileFacts,
     ReportData,
     RunFacts,
+    UniformLadder,
     trial_table,
 )
 from autoprune.report.html import write_report
-from autoprune.report.tables import FRONT_COLUMNS, write_tables
+from autoprune.report.tables import write_tables
 from autoprune.run.directory import FINETUNED_FILE, FINETUNED_FOLDER, NETWORK_FOLDER, REPORT_FILE
-from autoprune.strategy.goals import Goals, column
+from autoprune.run.front import FrontPoint, ParetoFront
+from autoprune.strategy.goals import LATENCY, Goals, column
 from autoprune.strategy.pareto import knee, pareto_mask
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 T = TypeVar("T")
 
@@ -42,17 +50,6 @@ T = TypeVar("T")
 FACTS_FILE = "report.json"
 TRIALS_FILE = "trials.parquet"
 FACTS_FORMAT, FACTS_VERSION = "autoprune-report", 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrontPoint(NetworkFacts):
-    """One network of the Pareto front.
-
-    Attributes:
-        trial: Number of its trial.
-    """
-
-    trial: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +71,7 @@ class SearchResult:
             interrupted are left out.
         stopped: Why the search ended.
         unmet: Why there is no best network; empty where there is one.
+        costs: Names of what is minimised beside the loss.
     """
 
     directory: Path
@@ -87,16 +85,41 @@ class SearchResult:
     failures: dict[str, int]
     stopped: str
     unmet: str = ""
+    costs: tuple[str, ...] = (LATENCY,)
 
     @property
-    def front(self) -> pd.DataFrame:
-        """The Pareto front as a table, fastest network first; see :meth:`to_pandas`."""
-        return self.to_pandas()
+    def front(self) -> ParetoFront:
+        """The Pareto front, fastest network first."""
+        return ParetoFront(
+            points=self.points,
+            dense=self.dense,
+            device=self.device,
+            budget_ms=self.budget_ms,
+            best=self.best,
+            costs=self.costs,
+        )
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the Pareto front with the columns of ``front.csv``."""
-        columns = [*FRONT_COLUMNS, *self.dense.extra]
-        return pd.DataFrame([point.flat() for point in self.points], columns=columns)
+        return self.front.to_pandas()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the front with every trial, see :meth:`ParetoFront.plot`.
+
+        Raises:
+            RunError: The run directory is gone.
+            ExportError: matplotlib is not installed.
+        """
+        from autoprune.report.plot import plot_front
+
+        return plot_front(read_results(self.directory), ax)
+
+    def _repr_html_(self) -> str:
+        """Return the result as a notebook shows it."""
+        from autoprune.report.notebook import notebook_html
+
+        heading = f"No network was found: {self.unmet}"
+        return notebook_html(self.front.report(), heading, recommended=True)
 
     def load_best(self, model: nn.Module | None = None) -> nn.Module:
         """Return the best network, in eval mode.
@@ -116,6 +139,17 @@ class SearchResult:
         """Return the result as plain values."""
         values = dataclasses.asdict(self)
         return values | {"directory": str(self.directory)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What a report says beyond the table of trials; see the same fields of ``ReportData``."""
+
+    layers: tuple[NetworkLayers, ...] = ()
+    dense_memory_mb: float | None = None
+    uniform: UniformLadder | None = None
+    damage: tuple[DamageCurve, ...] = ()
+    importance: Importance | None = None
 
 
 def front_records(records: Sequence[Record], goals: Goals) -> list[Record]:
@@ -161,6 +195,7 @@ def report_data(
     run: RunFacts,
     test_accuracy: Mapping[int, float],
     finetuned: Mapping[int, FinetunedFacts] = MappingProxyType({}),
+    explanation: Explanation | None = None,
 ) -> ReportData:
     """Return what tables and page are written from.
 
@@ -174,6 +209,7 @@ def report_data(
         run: How the run was made.
         test_accuracy: By trial number, where it was computed.
         finetuned: By trial number, see :func:`finetuned_facts`.
+        explanation: What else is known, ``None`` for nothing.
     """
     front = {record.number for record in front_records(records, goals)}
     rows = [
@@ -190,6 +226,7 @@ def report_data(
         chosen=chosen,
         run=run,
         finetuned=finetuned,
+        **_fields(explanation or Explanation()),
     )
 
 
@@ -244,6 +281,7 @@ def result_from(
         failures={str(reason): int(number) for reason, number in failures.items()},
         stopped=stopped,
         unmet=unmet,
+        costs=data.costs,
     )
 
 
@@ -260,8 +298,11 @@ def write_results(data: ReportData, folder: Path) -> None:
         "dense": dataclasses.asdict(data.dense),
         "chosen": None if data.chosen is None else dataclasses.asdict(data.chosen),
         "run": dataclasses.asdict(data.run),
+        "explanation": dataclasses.asdict(
+            Explanation(**{f.name: getattr(data, f.name) for f in dataclasses.fields(Explanation)})
+        ),
     }
-    write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=1, allow_nan=False) + "\n")
+    write_atomically(folder / FACTS_FILE, json.dumps(facts, allow_nan=False) + "\n")
     write_report(data, folder / REPORT_FILE)
 
 
@@ -297,6 +338,7 @@ def read_results(folder: str | os.PathLike[str]) -> ReportData:
             chosen=facts["chosen"] and _restored(ChosenNetwork, facts["chosen"]),
             run=_restored(RunFacts, facts["run"]),
             finetuned=finetuned_facts(Path(folder)),
+            **_fields(_restored(Explanation, facts.get("explanation", {}))),
         )
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"the results in {folder} are damaged: {error!r}") from error
@@ -304,6 +346,10 @@ def read_results(folder: str | os.PathLike[str]) -> ReportData:
 
 def _restored(kind: type[T], values: Mapping[str, Any]) -> T:
     return pydantic.TypeAdapter(kind).validate_python(values)
+
+
+def _fields(explanation: Explanation) -> dict[str, Any]:
+    return {f.name: getattr(explanation, f.name) for f in dataclasses.fields(explanation)}
 
 
 def _axes(records: Sequence[Record], goals: Goals) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,16 @@ import pytest
 from autoprune.report.data import (
     ChosenNetwork,
     Command,
+    DamageCurve,
     GroupWidth,
+    Importance,
     KernelTime,
     NetworkFacts,
+    NetworkLayers,
     ProfileFacts,
     ReportData,
     RunFacts,
+    UniformLadder,
     trial_table,
 )
 
@@ -43,7 +47,8 @@ def rows():
 
 
 @pytest.fixture
-def data(rows):
+def plain(rows):
+    """A run of a version that said nothing beyond the table and the chosen network."""
     return ReportData(
         model_name="torchvision:resnet18",
         profile=ProfileFacts(
@@ -79,6 +84,38 @@ def data(rows):
 
 
 @pytest.fixture
-def empty(data):
+def data(plain):
+    commands = (Command("Export as ONNX", "autoprune export run --pick {trial}"),)
+    return dataclasses.replace(
+        plain,
+        run=dataclasses.replace(plain.run, network_commands=commands),
+        layers=tuple(
+            NetworkLayers(
+                trial=trial,
+                kept=(kept, 64),
+                kernel_ms=tuple(0.1 * trial * i for i in range(15)),
+                removed_blocks=("layer3.1",) if trial == 2 else (),
+                memory_mb=memory_mb,
+            )
+            for trial, kept, memory_mb in ((0, 8, 2.0), (2, 16, 3.0), (4, 48, 4.0))
+        ),
+        dense_memory_mb=5.0,
+        uniform=UniformLadder(
+            (
+                NetworkFacts(accuracy=0.75, loss=0.6, latency_ms=8.5, macs=9, params=8),
+                NetworkFacts(accuracy=0.20, loss=2.6, latency_ms=2.5, macs=5, params=4),
+            ),
+            (0.35, 0.42),
+        ),
+        damage=(
+            DamageCurve("conv1", (0.0, 0.5, 0.75), (0.0, 1.0, 4.0)),
+            DamageCurve("layer1.0.conv1", (0.0, 0.25), (0.0, 0.25)),
+        ),
+        importance=Importance({"drop/layer3.1": 0.6, "ratio/conv1": 0.4}, trials=33),
+    )
+
+
+@pytest.fixture
+def empty(plain):
     """The same run before its first trial ended."""
-    return dataclasses.replace(data, trials=trial_table([]), hypervolume=(), chosen=None)
+    return dataclasses.replace(plain, trials=trial_table([]), hypervolume=(), chosen=None)

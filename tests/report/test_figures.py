@@ -1,73 +1,70 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
-from autoprune.report import figures
-from autoprune.report.data import GroupWidth, KernelTime, trial_table
-
-MARKUP = '<a href="https://example.org">x</a></script>'
+from autoprune.report import figures, text
+from autoprune.report.data import DamageCurve, trial_table
 
 
-def named(figure, start):
-    (trace,) = [trace for trace in figure.data if trace.name.startswith(start)]
-    return trace
+def marks(chart, kind):
+    return [mark for mark in chart.marks if mark.kind == kind]
 
 
-def points(trace):
-    return np.stack([trace.x, trace.y], axis=1)
+def where(chart, mark):
+    """Return what a mark of a linear chart stands for."""
+    x, y = chart.x, chart.y
+    return (x.low + mark.x / 100 * (x.high - x.low), y.low + mark.y / 100 * (y.high - y.low))
 
 
-def test_the_front_figure_holds_every_complete_trial_once_and_the_dense_network(data):
-    figure = figures.front(data)
-    columns = ["latency_ms", "accuracy"]
-    dominated = data.complete[~data.complete["on_front"]]
-    chosen = data.complete[data.complete["number"] == data.chosen.trial]
+def test_the_front_chart_holds_every_complete_trial_once_and_the_unpruned_network(data):
+    chart = figures.front(data)
+    (chosen,), (dense,) = marks(chart, "chosen"), marks(chart, "dense")
 
-    assert np.array_equal(points(named(figure, "Pareto front")), data.front[columns])
-    assert np.array_equal(points(named(figure, "dominated")), dominated[columns])
-    assert np.array_equal(points(named(figure, "chosen")), chosen[columns])
-    assert points(named(figure, "dense")).tolist() == [[16.0, 0.93]]
+    assert [mark.trial for mark in chart.choices] == [0, 2, 4]
+    for mark, (latency_ms, accuracy) in zip(
+        chart.choices, [(4.0, 0.8), (8.0, 0.9), (12.0, 0.92)], strict=True
+    ):
+        assert where(chart, mark) == pytest.approx((latency_ms, accuracy))
+    assert chosen.trial == data.chosen.trial
+    assert where(chart, dense) == pytest.approx((16.0, 0.93))
+    assert [said.replace(text.NO_BREAK, " ") for said in chart.said] == [
+        "trial 1: 70.0 %, 5.00 ms",
+    ]
+    assert chart.lines[0].path.count("M") == 1
 
 
 def test_what_is_judged_by_its_latency_carries_the_error_of_the_profile(data):
-    figure = figures.front(data)
+    chart = figures.front(data)
 
-    for name in ("Pareto front", "chosen", "dense"):
-        bars = named(figure, name).error_x
-        assert (bars.type, bars.value) == ("percent", 100 * data.profile.error)
+    for mark in (*chart.choices, *marks(chart, "dense")):
+        low, high = mark.error
+        assert (low, high) == pytest.approx((0.9 * mark.x, 1.1 * mark.x))
+    assert {line.kind for line in chart.lines if line.path} == {"dominated", "band", "front"}
 
 
-def test_every_point_says_all_its_values(data):
-    figure = figures.front(data)
-    said = named(figure, "chosen").hovertext[0].replace("\N{NO-BREAK SPACE}", " ")
+def test_every_mark_says_what_it_is(data):
+    said = [mark.label.replace(text.NO_BREAK, " ") for mark in figures.front(data).marks]
 
-    assert said.split("<br>") == [
-        "trial 2",
-        "accuracy 90.00 %",
-        "test accuracy 89.00 %",
-        "latency 8.00 ms ± 10 %",
-        "loss 0.100",
-        "1.00 M MACs, 2.00 k parameters",
-        "evaluated in 1.50 s",
-    ]
-    assert [said.split("<br>")[0] for said in named(figure, "Pareto front").hovertext] == [
-        "trial 0",
-        "trial 2",
-        "trial 4",
+    assert said == [
+        "unpruned network: 93.00 %, 16.0 ms",
+        "uniform pruning: 75.00 %, 8.50 ms",
+        "trial 0: 80.00 %, 4.00 ms",
+        "trial 2: 90.00 %, 8.00 ms",
+        "trial 4: 92.00 %, 12.0 ms",
     ]
 
 
 def test_the_budget_is_a_line_and_can_be_missing(data):
-    (line,) = figures.front(data).layout.shapes
+    (line,) = figures.front(data).rules
 
-    assert (line.x0, line.x1) == (10.0, 10.0)
-    assert not figures.front(dataclasses.replace(data, budget_ms=None)).layout.shapes
+    assert line.at == pytest.approx(figures.front(data).x.at(10.0))
+    assert not figures.front(dataclasses.replace(data, budget_ms=None)).rules
     far = figures.front(dataclasses.replace(data, budget_ms=500.0))
-    assert far.layout.xaxis.autorangeoptions.clipmax < 30
+    assert far.x.high < 30
+    assert not far.rules
 
 
 def test_networks_far_below_the_front_do_not_squeeze_it(data, rows):
@@ -75,81 +72,91 @@ def test_networks_far_below_the_front_do_not_squeeze_it(data, rows):
     table = trial_table([*rows, far])
     more = dataclasses.replace(data, trials=table, hypervolume=(*data.hypervolume, 0.66))
 
-    low, high = figures.front(more).layout.yaxis.range
-    assert (low, high) == figures.front(data).layout.yaxis.range
-    assert 0.1 < low < 0.7 < 0.93 < high
-    assert 0.1 in named(figures.front(more), "dominated").y
+    chart = figures.front(more)
+    assert chart.y == figures.front(data).y
+    assert 0.1 < chart.y.low < 0.7 < 0.93 < chart.y.high
+    assert not any("trial 9" in said for said in chart.said)
 
 
-def test_a_run_without_trials_shows_the_dense_network(empty):
-    figure = figures.front(empty)
+def test_errors_of_different_orders_go_by_their_logarithm(data):
+    table = data.trials.assign(accuracy=[0.5, 0.4, 0.99, np.nan, 0.998])
+    dense = dataclasses.replace(data.dense, accuracy=0.997, samples=2000)
+    chart = figures.front(dataclasses.replace(data, trials=table, dense=dense))
 
-    assert [len(trace.x) for trace in figure.data] == [0, 0, 1]
-    low, high = figure.layout.yaxis.range
-    assert low < empty.dense.accuracy < high
-
-
-def test_the_hypervolume_is_drawn_over_finished_trials(data):
-    (line,) = figures.hypervolume(data).data
-
-    assert list(line.x) == [1, 2, 3, 4, 5]
-    assert tuple(line.y) == data.hypervolume
+    assert chart.y.floor is not None
+    assert figures.front(data).y.floor is None
+    heights = [mark.y for mark in chart.choices]
+    assert heights[0] < 10
+    assert 50 < heights[1] < heights[2] < 100
 
 
-def test_width_bars_are_as_long_as_what_is_kept():
-    figure = figures.widths([GroupWidth("a", 16, 64), GroupWidth("b" * 40, 64, 64)])
+def test_a_run_without_trials_shows_the_unpruned_network(empty):
+    chart = figures.front(empty)
 
-    assert list(named(figure, "chosen").x) == [0.25, 1.0]
-    assert list(named(figure, "dense").x) == [1.0, 1.0]
-    assert list(named(figure, "dense").text) == ["16 / 64", "64 / 64"]
-    short = figure.layout.yaxis.ticktext
-    assert short[0] == "a"
-    assert len(short[1]) < 40
-    assert named(figure, "chosen").hovertext[1].startswith("b" * 40)
+    assert [mark.kind for mark in chart.marks] == ["dense"]
+    assert chart.y.holds(empty.dense.accuracy)
+    assert chart.lines[0].path == chart.lines[2].path == ""
 
 
-def test_kernels_are_sorted_and_the_others_summed_up(data):
-    figure = figures.latency(data.chosen.kernels)
+def test_the_chosen_network_can_be_selected_though_another_is_on_the_front(data):
+    aside = data.trials.assign(on_front=data.trials["number"].isin([0, 4]))
+    rows = figures.selectable(dataclasses.replace(data, trials=aside))
 
-    assert list(named(figure, "dense").x) == [*range(15, 3, -1), 1.0 + 2.0 + 3.0]
-    assert list(named(figure, "chosen").x) == [*np.arange(7, 1, -0.5), 0.0 + 0.5 + 1.0]
-    assert figure.layout.yaxis.ticktext[0] == "conv14"
-    assert figure.layout.yaxis.ticktext[-1] == "3 other kernels"
+    assert [row["number"] for row in rows] == [0, 2, 4]
 
 
-def test_kernels_of_the_same_name_stay_apart():
-    kernel = KernelTime(name="conv", kind="conv", dense_ms=2.0, chosen_ms=0.0)
-    figure = figures.latency([kernel, kernel])
+def test_the_hypervolume_rises_where_it_rose(data):
+    chart = figures.hypervolume(data)
+    search, uniform = chart.lines
 
-    assert list(named(figure, "dense").y) == [0, 1]
-    assert list(named(figure, "chosen").text) == ["gone", "gone"]
+    def unit(finished, value):
+        down = round(10_000 - 100 * chart.y.at(value))
+        return f"{round(100 * chart.x.at(finished))}", f"{down}"
+
+    assert search.path.startswith("M{} {}".format(*unit(1, 0.6)))
+    assert [search.path.count(letter) for letter in "MHV"] == [1, 3, 2]
+    assert "H{}V{}".format(*unit(3, 0.65)) in search.path
+    assert "H{}V{}".format(*unit(5, 0.66)) in search.path
+    assert "H{}V{}".format(*unit(2, 0.42)) in uniform.path
+    assert len(figures.hypervolume(dataclasses.replace(data, uniform=None)).lines) == 1
 
 
-@pytest.mark.parametrize("kind", ["widths", "latency"])
-def test_names_are_shown_as_they_are(kind):
-    if kind == "widths":
-        figure = figures.widths([GroupWidth(MARKUP, 1, 2)])
-    else:
-        kernel = KernelTime(name=MARKUP, kind=MARKUP, dense_ms=1.0, chosen_ms=1.0)
-        figure = figures.latency([kernel])
+def test_damage_curves_share_one_scale_by_the_square_root(data):
+    paths = figures.damage_paths(data.damage)
 
-    content = figure.to_json(engine="json")
-    assert "<" not in content
-    shown = figure.layout.yaxis.ticktext + figure.data[0].hovertext
-    # Plotly's own line breaks are the only markup left.
-    assert not any("<" in text.replace("<br>", "") for text in shown)
-    assert "&lt;a href=" in json.loads(content)["data"][0]["hovertext"][0]
+    assert paths == {
+        "conv1": "M0 10000L5000 5000L7500 0",
+        "layer1.0.conv1": "M0 10000L2500 7500",
+    }
+
+
+def test_damage_between_and_beyond_the_points():
+    curve = DamageCurve("conv", (0.0, 0.5), (0.0, 1.0))
+
+    assert figures.damage_at(curve, 0.25) == 0.5
+    assert np.isnan(figures.damage_at(curve, 0.75))
 
 
 def test_front_along_another_cost(data):
     table = data.trials.assign(memory_mb=[3.0, 4.0, 5.0, np.nan, 6.0])
     dense = dataclasses.replace(data.dense, extra={"memory_mb": 9.0})
-    several = dataclasses.replace(data, trials=table, dense=dense, costs=("latency", "memory"))
-    figure = figures.front(several, "memory_mb")
-    drawn = {trace.name: trace for trace in figure.data}
-    assert figure.layout.xaxis.title.text == "memory, MB"
-    assert list(drawn["Pareto front"].x) == [3.0, 5.0, 6.0]
-    assert drawn["Pareto front"].mode == "markers"  # one of several costs is no staircase
-    assert list(drawn["dense network"].x) == [9.0]
-    assert not figure.layout.shapes  # the budget is one of milliseconds
-    assert not drawn["Pareto front"].error_x.visible
+    several = dataclasses.replace(
+        data, trials=table, dense=dense, costs=("latency", "memory"), uniform=None
+    )
+    chart = figures.front(several, "memory_mb")
+
+    assert chart.x.title == "memory, MB"
+    assert [where(chart, mark)[0] for mark in chart.choices] == pytest.approx([3.0, 5.0, 6.0])
+    assert where(chart, marks(chart, "dense")[0])[0] == pytest.approx(9.0)
+    # One of several costs is no staircase, and neither error nor budget are megabytes.
+    assert not any(line.path for line in chart.lines[1:])
+    assert not chart.rules
+    assert all(mark.error is None for mark in chart.marks)
+
+
+def test_large_counts_are_drawn_in_their_unit(data):
+    several = dataclasses.replace(data, costs=("latency", "macs"), uniform=None)
+    chart = figures.front(several, "macs")
+
+    assert chart.x.title == "MACs, M"
+    assert where(chart, marks(chart, "dense")[0])[0] == pytest.approx(4.0)

@@ -367,7 +367,7 @@ def test_three_objectives_and_limits_from_settings_to_files(search, network, tas
     for _, row in trials.drop(0).iterrows():  # somebody on the front is as good in everything
         as_good = (front[costs] <= row[costs]).all(axis=1) & (front["accuracy"] >= row["accuracy"])
         assert as_good.any()
-    assert set(result.front.columns) >= {*costs, "params"}
+    assert set(result.to_pandas().columns) >= {*costs, "params"}
     page = (result.directory / "report.html").read_text()
     assert page.count('class="plot"') >= 2
     assert "all 2 costs together" in page
