@@ -31,13 +31,7 @@
     one("[data-tags]").replaceChildren(
       ...network.tags.map((tag) => made("span", { class: tag === "chosen" ? "badge" : "badge over" }, tag)),
     );
-    for (const card of all("[data-card]")) {
-      const found = network.cards.find((each) => each.name === card.dataset.card) ?? { value: "–", notes: [] };
-      one("dd", card).replaceChildren(
-        made("span", { class: "value" }, found.value),
-        ...found.notes.map((note) => made("small", {}, note)),
-      );
-    }
+    one(".cards").replaceChildren(...network.cards.map(card));
     const layers = one("[data-layers]");
     if (layers) {
       layers.hidden = !network.kept.length;
@@ -48,6 +42,13 @@
     one("[data-step='-1']").disabled = index === 0;
     one("[data-step='1']").disabled = index === networks.length - 1;
     one("[data-words]").textContent = network.words;
+  };
+  const card = ({ name, value, notes }) => {
+    const figure = made("div", { class: "card", "data-card": name });
+    const told = made("dd");
+    told.append(made("span", { class: "value" }, value), ...notes.map((note) => made("small", {}, note)));
+    figure.append(made("dt", {}, name), told);
+    return figure;
   };
   const showLayers = (network) => {
     one("[data-removed]").textContent = network.removed;
