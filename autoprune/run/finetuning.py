@@ -197,14 +197,14 @@ class _Job:
             Stage.read(self.stage_file, network) if self.stage_file.exists() else prunings.first()
         )
         for number in range(stage.number, len(steps) + 1):
+            # Before the network goes to another device: what is compared is found on this one.
+            features = block_features(network, stage.plan, stage.model) if settings.features else ()
             tuned = Tuner(
                 stage.model.to(self.world.device),
                 network.model,
                 task,
                 settings=_of_stage(settings, number, steps),
-                features=block_features(network, stage.plan, stage.model)
-                if settings.features
-                else (),
+                features=features,
                 world=self.world,
             ).run(
                 checkpoint=self.checkpoint,
