@@ -32,6 +32,7 @@ from autoprune.execution.ray.connection import connection, is_client
 from autoprune.execution.ray.exchange import DriverExchange, Exchange
 from autoprune.execution.ray.loggers import make_loggers
 from autoprune.execution.ray.relay import Post, RelayedExchange, serve
+from autoprune.execution.ray.scheduler import PatientScheduler
 from autoprune.execution.ray.searcher import Failures, StudySearcher
 from autoprune.execution.ray.worker import Worker
 from autoprune.network.factory import file_modules
@@ -186,6 +187,7 @@ def _fit(exchange: Exchange, shipped: list[ray.ObjectRef[Evaluates]], plan: _Pla
             ),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(exchange),
+                scheduler=PatientScheduler(),
                 num_samples=-1,
                 max_concurrent_trials=plan.workers,
                 reuse_actors=True,
