@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
@@ -16,6 +16,14 @@ from autoprune.execution.snapshot import Snapshot
 
 #: Identifies the trial that is being proposed; storages count from 0.
 _DRAFT_ID = -1
+
+
+@runtime_checkable
+class TakesMany(Protocol):
+    """A storage that takes all attributes of a trial at once."""
+
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Set user attributes."""
 
 
 class Drafts(BaseStorage):
@@ -59,6 +67,15 @@ class Drafts(BaseStorage):
         trial_id = self.kept.create_new_trial(study_id, template)
         self._changed.add(trial_id)
         return trial_id, self.kept.get_trial_number_from_id(trial_id)
+
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Set user attributes of a trial, at once where the storage can."""
+        if self.drafted(trial_id) or not isinstance(self.kept, TakesMany):
+            for key, value in attributes.items():
+                self.set_trial_user_attr(trial_id, key, value)
+        else:
+            self._changed.add(trial_id)
+            self.kept.set_trial_user_attrs(trial_id, attributes)
 
     def drafted(self, trial_id: int) -> bool:
         """Return whether this is the drafted trial."""

@@ -526,8 +526,7 @@ class StudyDriver:
         attributes = self._attributes(evaluation)
         if duplicate_of is not None:
             attributes |= {"duplicate_of": duplicate_of, "seconds": 0.0}
-        for name, value in attributes.items():
-            self._storage.set_trial_user_attr(trial.trial_id, name, value)
+        self._storage.set_trial_user_attrs(trial.trial_id, attributes)
         if evaluation.status != "failed":
             self.study.tell(trial.number, self._values(evaluation))
         else:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalRedisBackend
 
 from autoprune.errors import RunError, SettingsError
-from autoprune.run.journal import JournalFile
+from autoprune.run.journal import Journal, JournalFile
 
 #: Hears what a user should know, one sentence at a time.
 Say = Callable[[str], None]
@@ -125,9 +125,9 @@ def _opened(url: str, say: Say) -> BaseStorage:
         cut = journal.mend()
         if cut:
             say(f"{rest} ended in half a line, which was cut off ({cut} bytes)")
-        return JournalStorage(journal)
+        return Journal(journal)
     if scheme.startswith("redis"):
-        return JournalStorage(JournalRedisBackend(url))
+        return Journal(JournalRedisBackend(url))
     # The default driver differs between versions of SQLAlchemy.
     url = re.sub(r"^postgresql:", "postgresql+psycopg:", url)
     # Connections that a server dropped meanwhile are made anew.

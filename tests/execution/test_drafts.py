@@ -5,17 +5,20 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from autoprune.execution.drafts import Drafts
+from autoprune.run.journal import Journal, JournalFile
 
 FLOAT = optuna.distributions.FloatDistribution(0.0, 1.0)
 BOOL = optuna.distributions.CategoricalDistribution([False, True])
 
 
-@pytest.fixture(params=["memory", "journal", "sqlite"])
+@pytest.fixture(params=["memory", "journal", "journal at once", "sqlite"])
 def kept(request, tmp_path):
     if request.param == "memory":
         return InMemoryStorage()
     if request.param == "journal":
         return JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    if request.param == "journal at once":
+        return Journal(JournalFile(tmp_path / "study.journal"))
     return optuna.storages.get_storage(f"sqlite:///{tmp_path}/study.db")
 
 
@@ -75,3 +78,19 @@ def test_samplers_propose_as_they_do_without(make):
         return [(t.params, t.system_attrs) for t in study.get_trials()]
 
     assert values(Drafts(InMemoryStorage())) == values(InMemoryStorage())
+
+
+def test_many_attributes_are_those_that_were_set_one_by_one(kept):
+    plain, drafting = studies(kept)
+    attributes = {"accuracy": 0.5, "rungs": [[1.0, 2]], "note": "b"}
+    storage = drafting._storage
+    trial = drafting.ask({"x": FLOAT})
+    storage.set_trial_user_attrs(trial._trial_id, {"note": "a", "draft": True})
+    trial_id, _ = storage.publish(drafting._study_id)
+    storage.set_trial_user_attrs(trial_id, attributes)
+    (other,) = plain.get_trials()
+    assert other.user_attrs == {"draft": True} | attributes
+    assert storage.get_trial(trial_id).user_attrs == other.user_attrs
+    drafting.tell(other.number, 1.0)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        storage.set_trial_user_attrs(trial_id, {"late": True})

@@ -6,7 +6,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from autoprune.run.journal import JournalFile, cut_half_line
+from autoprune.run.journal import Journal, JournalFile, cut_half_line
 
 LINES = b'{"op_code":0}\n{"op_code":1}\n'
 
@@ -61,6 +61,7 @@ def test_what_another_process_left_of_a_line_is_cut_before_the_next(path):
 def test_line_that_does_not_fit_on_the_disk_leaves_nothing_behind(path, monkeypatch):
     study = optuna.create_study(storage=JournalStorage(JournalFile(path)))
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    trial = study.ask()
     before = path.read_bytes()
 
     def full(descriptor):
@@ -69,14 +70,15 @@ def test_line_that_does_not_fit_on_the_disk_leaves_nothing_behind(path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            study.ask()
+            study.tell(trial, 0.5)
     assert path.read_bytes() == before
+    study.tell(trial, 0.5)
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     again = optuna.load_study(storage=JournalStorage(JournalFile(path)), study_name=None)
-    assert [trial.number for trial in again.trials] == [0, 1, 2]
+    assert [trial.number for trial in again.trials] == [0, 1, 2, 3]
 
 
-def test_trials_begin_and_end_on_the_disk_and_details_do_not_wait_for_it(path, monkeypatch):
+def test_trials_end_on_the_disk_and_what_is_before_does_not_wait_for_it(path, monkeypatch):
     synced = []
     sync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (synced.append(path.read_bytes()), sync(file)))
@@ -88,7 +90,22 @@ def test_trials_begin_and_end_on_the_disk_and_details_do_not_wait_for_it(path, m
         trial.set_user_attr(f"detail {number}", number)
     study.tell(trial, 1.0)
 
-    begun, ended = synced[before:]
-    assert b"detail" not in begun
+    (ended,) = synced[before:]
     assert ended.count(b"detail") == 5
     assert ended == path.read_bytes()
+
+    study.add_trial(optuna.trial.create_trial(value=2.0))  # which begins and ends in one line
+    assert synced[before + 1 :] == [path.read_bytes()]
+
+
+def test_attributes_set_at_once_are_read_by_optuna_and_by_another_process(path):
+    ours = Journal(JournalFile(path))
+    study = optuna.create_study(storage=ours, study_name="s")
+    trial = study.ask()
+    lines = path.read_text().count("\n")
+    ours.set_trial_user_attrs(trial._trial_id, {"a": 1, "b": [2.5]})
+    assert path.read_text().count("\n") == lines + 2
+    theirs = optuna.load_study(
+        storage=JournalStorage(JournalFileBackend(str(path))), study_name="s"
+    )
+    assert theirs.trials[0].user_attrs == study.trials[0].user_attrs == {"a": 1, "b": [2.5]}
