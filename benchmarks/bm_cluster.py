@@ -5,9 +5,12 @@ is made of. `--nodes` and `--simulate` make one of them; what is not made again 
 
 Nodes are those of `ray.cluster_utils.Cluster`: raylets of their own on this machine. An evaluation
 sleeps one second, so that they do not compete for its cores; proposals come from the sampler
-`random`, the study is a journal file. Efficiency is that of the steady state, from the moment
-when each worker has ended two evaluations: evaluations times one second, over workers times time.
-The start (Ray's, and processes that import torch) depends on the machine alone and stands beside.
+`random`, the study is a journal file. Efficiency is that of the steady state, from the moment when
+all workers have begun an evaluation until too few candidates are left for all: evaluations times
+one second, over workers times time. The start (Ray's, and processes that import torch, until the
+first evaluation and until all workers evaluate) depends on the machine alone and stands beside.
+Ray's workers are not niced here as they are otherwise, so that other processes of the machine do
+not keep sleepers from waking; the load average stands beside.
 
 The simulation has no Ray: the driver proposes and records for real and its time is measured, while
 evaluations end in virtual time. A worker that waits for the driver waits in virtual time too.
@@ -22,6 +25,7 @@ import heapq
 import json
 import logging
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -31,12 +35,11 @@ import optuna
 import pandas as pd
 from common import RESULTS, write_result
 from jaxtyping import Bool, Float, Int
-from optuna.storages import JournalStorage
 from scipy.optimize import nnls
 
 from autoprune.evaluation import Evaluation
 from autoprune.execution.driver import Limits, Progress, StudyDriver
-from autoprune.run.journal import JournalFile
+from autoprune.run.journal import Journal, JournalFile
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.registry import build_sampler
 from autoprune.strategy.space import Candidate, Dimension, SearchSpace
@@ -45,7 +48,7 @@ from autoprune.testing.evaluators import AnalyticEvaluator, analytic_problem
 
 NODES = (1, 2, 4, 8)
 SLEEP_S = 1.0
-TRIALS_PER_WORKER = 16
+TRIALS_PER_WORKER = 48
 
 WORKERS, TRIALS, WINDOW = 256, 50_000, 2_500
 #: Mean of the evaluation times that are simulated, log-normal with a spread of 0.3.
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=TRIALS, help="trials of the simulation")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    os.environ.update({"RAY_worker_niceness": "0"})
     if given.nodes or not given.simulate:
         rows: list[dict[str, float]] = []
         for count in NODES:
@@ -78,7 +82,7 @@ def main() -> None:
 def driver_of(problem: Problem, folder: Path, *, trials: int, listeners: tuple = ()) -> StudyDriver:
     """Return a driver whose study is a journal in ``folder``."""
     study = optuna.create_study(
-        storage=JournalStorage(JournalFile(folder / "study.journal")),
+        storage=Journal(JournalFile(folder / "study.journal")),
         directions=["minimize", "minimize"],
         sampler=build_sampler("random", problem, seed=0),
     )
@@ -94,6 +98,20 @@ def memory_mb() -> float:
 # --- nodes ------------------------------------------------------------------------------------
 
 
+class SleepingEvaluator(AnalyticEvaluator):
+    """Sleeps, and leaves a file per process that has begun."""
+
+    def __init__(self, problem: Problem, folder: Path) -> None:
+        """Store parameters."""
+        super().__init__(problem, seconds=SLEEP_S)
+        self.folder = folder
+
+    def __call__(self, candidate: Candidate, bar: Bar = ()) -> Evaluation:
+        """Return the scores of ``candidate``."""
+        (self.folder / str(os.getpid())).touch()
+        return super().__call__(candidate, bar)
+
+
 def on_nodes(count: int) -> dict[str, float]:
     """Return what a search on ``count`` nodes of one CPU each took."""
     from ray.cluster_utils import Cluster as Nodes
@@ -101,11 +119,6 @@ def on_nodes(count: int) -> dict[str, float]:
     from autoprune.execution import tune
 
     problem = analytic_problem(groups=11, budget_ms=8.0)
-    ends: list[float] = []
-
-    def ended(progress: Progress) -> None:
-        ends.append(time.perf_counter())
-
     nodes = Nodes(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "include_dashboard": False},
@@ -116,29 +129,46 @@ def on_nodes(count: int) -> dict[str, float]:
         nodes.wait_for_nodes()
         with tempfile.TemporaryDirectory() as folder:
             trials = TRIALS_PER_WORKER * count
+            ends: list[float] = []
+            up: list[int] = []  # workers that had begun, at each end
+            begun = Path(folder, "workers")
+            begun.mkdir()
+
+            def ended(progress: Progress) -> None:
+                ends.append(time.perf_counter())
+                up.append(len(os.listdir(begun)))
+
             driver = driver_of(problem, Path(folder), trials=trials, listeners=(ended,))
             began, memory = time.perf_counter(), memory_mb()
             tune.run(
                 driver,
-                AnalyticEvaluator(problem, seconds=SLEEP_S),
+                SleepingEvaluator(problem, begun),
                 workers=None,
                 scratch=Path(folder, "run", "ray"),
                 cluster=_joined(nodes.address),
             )
     finally:
         nodes.shutdown()
-    assert len(ends) == trials, f"{len(ends)} of {trials} evaluations"
-    steady = ends[2 * count - 1 : trials - count + 1]  # without start and last round
+    failed = [record.evaluation.reason for record in driver.records if not record.complete]
+    assert not failed, failed
+    assert len(ends) == trials, f"{len(ends)} of {trials} evaluations: {driver.stopped}"
+    assert up[-1] == count, f"{up[-1]} of {count} workers came up"
+    all_up = up.index(count)
+    # Without the start, the evaluations that were running then, and the last round.
+    steady = ends[all_up + count : trials - count + 1]
     per_second = (len(steady) - 1) / (steady[-1] - steady[0])
     return {
         "nodes": count,
         "trials": trials,
         "start_s": ends[0] - began - SLEEP_S,
+        "all_up_s": ends[all_up] - began - SLEEP_S,
+        "steady_trials": len(steady) - 1,
         "trials_per_s": per_second,
         "efficiency": per_second * SLEEP_S / count,
         "overhead_s": count / per_second - SLEEP_S,
         "driver_mb": memory_mb(),
         "driver_grew_mb": memory_mb() - memory,
+        "load": os.getloadavg()[0],
     }
 
 
@@ -300,9 +330,10 @@ def write_page(nodes: pd.DataFrame, driver: pd.DataFrame) -> None:
     """Write the result page from both tables."""
     rows = [
         (
-            f"{int(row.nodes)} nodes: efficiency (overhead per trial; start; driver's memory)",
-            f"{row.efficiency:.1%} ({1000 * row.overhead_s:.0f} ms; {row.start_s:.0f} s; "
-            f"{row.driver_mb:.0f} MB)",
+            f"{int(row.nodes)} nodes: efficiency (overhead per trial; first and all workers "
+            "up after; driver's memory; load average of the machine)",
+            f"{row.efficiency:.1%} ({1000 * row.overhead_s:.0f} ms; {row.start_s:.0f} and "
+            f"{row.all_up_s:.0f} s; {row.driver_mb:.0f} MB; {row.load:.1f})",
             ">= 90 % (<= 100 ms)" if row.nodes == max(nodes["nodes"]) else "",
         )
         for row in nodes.itertuples()
