@@ -75,7 +75,8 @@ def described(standing: Standing) -> str:
         best = f"best {text.percent(scores.accuracy)} at {text.milliseconds(scores.latency_ms)}"
     rate = standing.fresh / standing.seconds if standing.seconds > 0 else 0.0
     volume = text.significant(standing.record.hypervolume)
-    return f"{best}, hypervolume {volume}, {text.significant(rate, 2)} trials/s"
+    rung = f", rung {standing.record.rung}" if standing.record.rung else ""
+    return f"{best}, hypervolume {volume}, {text.significant(rate, 2)} trials/s{rung}"
 
 
 def remaining(standing: Standing, time_limit: float | None) -> str:

@@ -148,6 +148,14 @@ def search(
             help="End an evaluation early where a network as fast is clearly better.",
         ),
     ] = None,
+    rungs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEPS,...",
+            help="Afterwards train the best quarter for so many steps, the best quarter of those "
+            "further, and so on: 40,200,2ep, see docs/cluster.md.",
+        ),
+    ] = None,
     realise: Annotated[
         str | None,
         typer.Option(
@@ -291,6 +299,7 @@ def search(
         "damage": damage,
         "metric": metric,
         "racing": racing,
+        "rungs": rungs,
         "precision": precision,
         "cache": None if cache is None else str(cache),
         "realise": realise,

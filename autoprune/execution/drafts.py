@@ -36,15 +36,21 @@ class Drafts(BaseStorage):
 
     Attributes:
         kept: Where trials are kept.
+        hidden: User attribute of trials that are left out of all trials.
     """
 
-    def __init__(self, kept: BaseStorage, *, alone: bool = False) -> None:
+    def __init__(
+        self, kept: BaseStorage, *, alone: bool = False, hidden: str | None = None
+    ) -> None:
         """Store parameters.
 
         Args:
             kept: Where trials are kept.
             alone: Whether nobody else changes the trials, so that they need not be read again.
+            hidden: Trials with a user attribute of that name are not among all trials, whose
+                scores samplers compare.
         """
+        self.hidden = hidden
         self.kept = kept
         self.alone = alone
         self._draft: FrozenTrial | None = None
@@ -120,6 +126,8 @@ class Drafts(BaseStorage):
             trials = self._snapshot(study_id).trials(states)
         else:
             trials = self.kept.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        if self.hidden is not None:
+            trials = [trial for trial in trials if self.hidden not in trial.user_attrs]
         if self._draft is None or not (states is None or self._draft.state in states):
             return trials
         return [*trials, self._draft]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -21,6 +22,7 @@ from autoprune.execution.session import Session
 from autoprune.execution.standings import standing
 from autoprune.strategy.exhaustion import every_candidate
 from autoprune.strategy.goals import LATENCY, Goals
+from autoprune.strategy.halving import FACTOR, promising
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.space import Candidate, SearchSpace
 from autoprune.tasks.base import Score
@@ -37,7 +39,7 @@ POLL_S = 0.5
 
 
 # What the study stores of a trial beside its scores.
-_DRIVER, _WITHDRAWN, _ATTEMPTS = "driver", "withdrawn", "attempts"
+_DRIVER, _WITHDRAWN, _ATTEMPTS, _RUNG = "driver", "withdrawn", "attempts", "rung"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +83,15 @@ class Record:
         return self.evaluation.status == "complete"
 
     @property
+    def rung(self) -> int:
+        """How long the network was trained; scores are comparable within a rung only."""
+        return self.evaluation.candidate.rung
+
+    @property
     def counted(self) -> bool:
         """Whether the trial used up one of the evaluations that were asked for."""
         interrupted = self.evaluation.reason == INTERRUPTED
-        return not (self.dense or interrupted or self.duplicate_of is not None)
+        return not (self.dense or self.rung or interrupted or self.duplicate_of is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +158,11 @@ class StudyDriver:
     process ended are proposed again, under the same number, before the sampler is asked. Nothing
     here is thread-safe.
 
+    With rungs, successive halving follows once no new candidate is to be evaluated: of the networks
+    that stand on a rung the most promising quarter goes on to the next, as trials of their own,
+    which samplers do not see. The lowest rung goes first, but no worker waits for it: the next one
+    begins with the networks that are known by then. All of it is decided from the study's trials.
+
     With a session the study is shared: other drivers propose and evaluate as well, and the limit of
     trials is for all together. Of two trials with the same candidate the one with the lower number
     stays. What drivers that died had begun is proposed again, as new trials.
@@ -167,6 +179,7 @@ class StudyDriver:
         limits: Limits,
         listeners: Sequence[Listener] = (),
         racing: bool = True,
+        rungs: int = 0,
         session: Session | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -178,11 +191,15 @@ class StudyDriver:
             limits: When to stop.
             listeners: Called after every evaluation.
             racing: Whether evaluations may end early where a network as fast is clearly better.
+            rungs: Rungs of longer training above the search's own.
             session: Of this driver, where others work on the study too; without one, whatever
                 runs in the study is of a process that has ended.
             clock: Returns seconds; for tests.
         """
-        self._storage = Drafts(study._storage, alone=session is None)
+        assert not (rungs and session), "only one driver promotes"
+        self._storage = Drafts(
+            study._storage, alone=session is None, hidden=_RUNG if rungs else None
+        )
         self.study = optuna.load_study(
             study_name=study.study_name, storage=self._storage, sampler=study.sampler
         )
@@ -190,6 +207,7 @@ class StudyDriver:
         self.limits = limits
         self.listeners = tuple(listeners)
         self.racing = racing
+        self.rungs = rungs
         self.session = session
         self.stopped = ""
         self.records: list[Record] = []
@@ -198,7 +216,10 @@ class StudyDriver:
         self._distributions = problem.space.distributions()
         self._known: dict[str, Record] = {}
         costs = problem.goals.costs
-        self._least_loss, self._most_accurate = standing(costs), standing(costs)
+        self._least_loss = standing(costs)
+        self._most_accurate = [standing(costs) for _ in range(rungs + 1)]
+        self._top = 0
+        self._enough = ""
         self._best: Record | None = None
         self._pending: dict[int, _Open] = {}
         self._copies: dict[str, list[_Open]] = {}
@@ -207,7 +228,10 @@ class StudyDriver:
         self._done = 0
         for record in read_records(study, problem.space):
             self._keep(record)
-        self._left = collections.deque(self._left_open())
+        open_ = self._left_open()
+        self._left = collections.deque(trial for trial in open_ if not _rung_of(trial))
+        self._left_promoted = collections.deque(trial for trial in open_ if _rung_of(trial))
+        self._promoted = {record.evaluation.candidate.key for record in self.records if record.rung}
         self._fresh = 0
         self._failures_in_a_row = 0
 
@@ -256,6 +280,8 @@ class StudyDriver:
         """
         repeats = 0
         while not self._over():
+            if self._enough:
+                return self._promotion()
             if self._all_begun():
                 if self._pending:
                     return None
@@ -266,17 +292,21 @@ class StudyDriver:
                 continue
             candidate = trial.candidate
             if not self._is_known(candidate):
-                self._pending[trial.number] = trial
-                self._copies[candidate.key] = []
-                return Proposal(trial.number, candidate, self._bar(candidate))
+                return self._proposed(trial)
             self._copy(trial)
             repeats += 1
             if repeats >= self.limits.repeats:
-                self.stop(
+                self._end(
                     f"the last {repeats} candidates were already known; "
                     "the sampler finds nothing new in this search space"
                 )
         return None
+
+    def _proposed(self, trial: _Open) -> Proposal:
+        """Return an open trial as a proposal that waits for its evaluation."""
+        self._pending[trial.number] = trial
+        self._copies[trial.candidate.key] = []
+        return Proposal(trial.number, trial.candidate, self._bar(trial.candidate))
 
     def record(self, number: int, evaluation: Evaluation) -> Record | None:
         """Store the evaluation of a proposal and return its record.
@@ -334,15 +364,21 @@ class StudyDriver:
 
     # --- what is left to do ---------------------------------------------------------------------
 
+    def _end(self, reason: str) -> None:
+        """Propose no new candidate; where there are rungs, networks may still be promoted."""
+        if not self.rungs:
+            self.stop(reason)
+        self._enough = self._enough or reason
+
     def _over(self) -> bool:
         self._look()
-        if self._done + len(self._pending) >= self.limits.trials:
-            self.stop(f"all {self.limits.trials} trials are done")
+        if not self._enough and self._done + len(self._pending) >= self.limits.trials:
+            self._end(f"all {self.limits.trials} trials are done")
         seconds = self.limits.seconds
         if seconds is not None and self._clock() - self._began >= seconds:
             self.stop(f"the time limit of {seconds:g} s is reached")
         if self._every and all(self._is_known(candidate) for candidate in self._every):
-            self.stop(
+            self._end(
                 f"all {len(self._every)} candidates within the budget are evaluated; "
                 "of those on one plateau of the latency, the widest"
             )
@@ -379,13 +415,61 @@ class StudyDriver:
         trial = _Open(trial_id, number, candidate)
         return trial if self.session is None or self._is_ours(trial) else None
 
+    def _promotion(self) -> Proposal | None:
+        """Return the next network that is trained longer, ``None`` where there is none now."""
+        while self._left_promoted:
+            trial = self._again(self._left_promoted.popleft())
+            if trial is not None:
+                self._promoted.add(trial.candidate.key)
+                return self._proposed(trial)
+        for rung in range(self.rungs):
+            for record in self._best_of(rung):
+                candidate = dataclasses.replace(record.evaluation.candidate, rung=rung + 1)
+                if candidate.key not in self._promoted:
+                    self._promoted.add(candidate.key)
+                    return self._proposed(self._promoted_trial(record, candidate))
+        if not self._pending:  # which may yet lead to promotions
+            self.stop(self._enough)
+        return None
+
+    def _best_of(self, rung: int) -> list[Record]:
+        """Return the networks of a rung that go on to the next, as far as is known."""
+        scored = [
+            record
+            for record in self.records
+            if record.rung == rung
+            and not (record.dense or record.duplicate_of is not None)
+            and record.evaluation.status != "failed"
+        ]
+        whole = [record for record in scored if record.complete]
+        costs = [[r.evaluation.cost(name) for name in self.problem.goals.costs] for r in whole]
+        best = promising(
+            np.array([record.evaluation.loss for record in whole]),
+            np.array(costs, float).reshape(len(whole), len(self.problem.goals.costs)),
+            count=len(scored) // FACTOR,
+        )
+        return [whole[index] for index in best]
+
+    def _promoted_trial(self, record: Record, candidate: Candidate) -> _Open:
+        trial_id, number = self._storage.publish(
+            self.study._study_id,
+            create_trial(
+                state=TrialState.RUNNING,
+                params=self.problem.space.params(candidate),
+                distributions=self._distributions,
+                user_attrs={_RUNG: candidate.rung, "promoted_from": record.number},
+            ),
+        )
+        return _Open(trial_id, number, candidate)
+
     def _left_open(self) -> list[FrozenTrial]:
         """Return the trials that an earlier session of this driver did not finish."""
         driver = None if self.session is None else self.session.driver
+        trials = self._storage.kept.get_all_trials(
+            self.study._study_id, deepcopy=False, states=(TrialState.RUNNING,)
+        )
         return [
-            trial
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if driver is None or trial.user_attrs.get(_DRIVER) == driver
+            trial for trial in trials if driver is None or trial.user_attrs.get(_DRIVER) == driver
         ]
 
     def _again(self, trial: FrozenTrial) -> _Open | None:
@@ -393,8 +477,7 @@ class StudyDriver:
         if not self._is_whole(trial):
             self._withdraw(trial._trial_id, "its process ended before it had a candidate")
             return None
-        space = self.problem.space
-        opened = _Open(trial._trial_id, trial.number, space.snap(space.candidate(trial.params)))
+        opened = _Open(trial._trial_id, trial.number, _candidate(trial, self.problem.space))
         attempts = _attempts(trial) + 1
         with contextlib.suppress(UpdateFinishedTrialError):
             if attempts < ATTEMPTS:
@@ -495,7 +578,7 @@ class StudyDriver:
 
     def _bar(self, candidate: Candidate) -> Bar:
         """Return the scores of the network of least loss among those that cost no more."""
-        if not self.racing:
+        if not self.racing or candidate.rung:
             return ()
         costs = self.problem.cost_values([candidate])[0].tolist()
         rival = self._least_loss.at(*costs)
@@ -527,10 +610,13 @@ class StudyDriver:
         if duplicate_of is not None:
             attributes |= {"duplicate_of": duplicate_of, "seconds": 0.0}
         self._storage.set_trial_user_attrs(trial.trial_id, attributes)
-        if evaluation.status != "failed":
-            self.study.tell(trial.number, self._values(evaluation))
+        failed = evaluation.status == "failed"
+        state = TrialState.FAIL if failed else TrialState.COMPLETE
+        values = None if failed else self._values(evaluation)
+        if trial.candidate.rung:  # the sampler did not propose it
+            self._storage.set_trial_state_values(trial.trial_id, state, values)
         else:
-            self.study.tell(trial.number, state=TrialState.FAIL)
+            self.study.tell(trial.number, values, state=state)
         record = Record(
             number=trial.number,
             evaluation=dataclasses.replace(evaluation, seconds=float(attributes["seconds"])),
@@ -546,17 +632,23 @@ class StudyDriver:
         evaluation = record.evaluation
         if evaluation.status != "failed":
             self._known.setdefault(evaluation.candidate.key, record)
-        if record.complete:
+        if not record.complete or record.rung > self.rungs:
+            return
+        if not record.rung:
             self._least_loss.add(evaluation, -evaluation.loss)
-            if _accurate(evaluation, self.problem.goals):
-                self._most_accurate.add(evaluation, evaluation.accuracy)
-            rivals = [record] if self._best is None else [self._best, record]
-            self._best = best_record(rivals, self.problem.goals)
+        if _accurate(evaluation, self.problem.goals):
+            self._most_accurate[record.rung].add(evaluation, evaluation.accuracy)
+        self._top = max(self._top, record.rung)
+        rivals = [record] if self._best is None else [self._best, record]
+        self._best = best_record(comparable(rivals), self.problem.goals)
 
     def _attributes(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return what the study stores beside the values; :func:`read_records` reads it."""
-        reached = self._most_accurate
-        if evaluation.status == "complete" and _accurate(evaluation, self.problem.goals):
+        rung = evaluation.candidate.rung
+        complete = evaluation.status == "complete"
+        top = max(self._top, rung) if complete else self._top
+        reached = self._most_accurate[top]
+        if complete and rung == top and _accurate(evaluation, self.problem.goals):
             reached = reached.with_(evaluation, evaluation.accuracy)
         dense = self.problem.dense_costs.tolist()
         attributes: dict[str, Any] = {
@@ -625,6 +717,16 @@ def _attempts(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(_ATTEMPTS, 0))
 
 
+def comparable(records: Iterable[Record]) -> list[Record]:
+    """Return the records of the highest rung that any network was scored on.
+
+    Scores of networks that were trained for different times say nothing of each other.
+    """
+    known = list(records)
+    top = max((record.rung for record in known if record.complete), default=0)
+    return [record for record in known if record.rung == top]
+
+
 def admitted(records: Iterable[Record], goals: Goals) -> list[Record]:
     """Return complete records within budget and limits that are as accurate as was asked for."""
     most = dict(goals.limits)
@@ -637,6 +739,16 @@ def admitted(records: Iterable[Record], goals: Goals) -> list[Record]:
         and _accurate(record.evaluation, goals)
         and all(record.evaluation.cost(name) <= value for name, value in most.items())
     ]
+
+
+def _rung_of(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get(_RUNG, 0))
+
+
+def _candidate(trial: FrozenTrial, space: SearchSpace) -> Candidate:
+    """Return the candidate of a trial of the study."""
+    snapped = space.snap(space.candidate(trial.params))
+    return dataclasses.replace(snapped, rung=_rung_of(trial))
 
 
 def _accurate(evaluation: Evaluation, goals: Goals) -> bool:
@@ -668,7 +780,7 @@ def _record(trial: FrozenTrial, space: SearchSpace) -> Record:
     failed = trial.state != TrialState.COMPLETE
     loss = math.nan if failed else trial.values[0]
     evaluation = Evaluation(
-        candidate=space.snap(space.candidate(trial.params)),
+        candidate=_candidate(trial, space),
         status="failed" if failed else "screened" if stored.get("screened") else "complete",
         loss=loss,
         accuracy=math.nan if failed else stored["accuracy"],

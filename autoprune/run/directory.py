@@ -32,6 +32,7 @@ RECORD_FILE = "run.json"
 JOURNAL_FILE = "study.journal"
 REPORT_FILE = "report.html"
 NETWORK_FOLDER = "network"
+RUNGS_FOLDER = "rungs"
 EXPORT_FOLDER = "exported"
 #: Fine-tuned networks by trial, and the table of them.
 FINETUNED_FOLDER, FINETUNED_FILE = "finetuned", "finetuned.csv"

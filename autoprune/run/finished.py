@@ -78,7 +78,7 @@ class FinishedRun:
     @cached_property
     def evaluator(self) -> Evaluator:
         """What builds and scores networks, as the search did."""
-        return make_evaluator(self.directory.record.settings, self.prepared)
+        return make_evaluator(self.directory.record.settings, self.prepared, self.directory.path)
 
     def plan(self, trial: int) -> PruningPlan:
         """Return how a trial's network is cut."""

@@ -19,10 +19,12 @@ from autoprune.execution import inline
 from autoprune.execution.cache import CachedEvaluator, EvaluationCache, context_of
 from autoprune.execution.cluster import Cluster, shipped_packages
 from autoprune.execution.driver import Limits, Listener, Record, StudyDriver
+from autoprune.execution.fidelity import LR_FRACTION, TunedEvaluator
 from autoprune.execution.session import Session
 from autoprune.latency.profile import load_profile
 from autoprune.network.source import ModelSource
 from autoprune.run.directory import (
+    RUNGS_FOLDER,
     SCRATCH_FOLDER,
     ModelRecord,
     RunDirectory,
@@ -48,6 +50,7 @@ from autoprune.strategy.registry import build_sampler
 from autoprune.strategy.settings import load_space_settings
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import absolute_spec
+from autoprune.tuning.settings import TuneSettings
 
 #: Where the study keeps test accuracies, so that the test split is used once per network.
 TEST_ACCURACY = "test_accuracy"
@@ -237,7 +240,7 @@ def execute(
         RunError: The directory cannot be written, or the unpruned network cannot be scored.
     """
     settings, problem = directory.record.settings, prepared.problem
-    evaluator = make_evaluator(settings, prepared)
+    evaluator = make_evaluator(settings, prepared, directory.path)
     try:
         with quiet_optuna():
             sampler = build_sampler(
@@ -255,6 +258,7 @@ def execute(
                     limits=Limits(settings.trials, seconds=settings.time_limit),
                     listeners=listeners,
                     racing=settings.racing,
+                    rungs=len(settings.rungs),
                     session=session,
                 )
                 scorer = _scorer(settings, evaluator)
@@ -293,18 +297,37 @@ def _session(directory: RunDirectory, study: optuna.Study, say: Say) -> Iterator
         yield session
 
 
-def make_evaluator(settings: RunSettings, prepared: Prepared) -> Evaluator:
-    """Return what scores candidates of a prepared run."""
-    return Evaluator(
+def make_evaluator(settings: RunSettings, prepared: Prepared, folder: Path) -> Evaluator:
+    """Return what scores candidates of a prepared run.
+
+    Args:
+        settings: The run's.
+        prepared: What it stands on.
+        folder: The run directory.
+
+    Raises:
+        AutopruneError: Networks are to be trained, and the task or the rungs do not allow it.
+    """
+    known: dict[str, Any] = {
+        "problem": prepared.problem,
+        "scores": prepared.problem.scores,
+        "calibration_samples": settings.calibration_samples,
+        "realise": settings.realise,
+        "calibrated": prepared.calibrated,
+        "metric": prepared.metric,
+        "numerics": prepared.numerics,
+    }
+    if not settings.rungs:
+        return Evaluator(prepared.network, prepared.task, **known)
+    return TunedEvaluator(
         prepared.network,
         prepared.task,
-        problem=prepared.problem,
-        scores=prepared.problem.scores,
-        calibration_samples=settings.calibration_samples,
-        realise=settings.realise,
-        calibrated=prepared.calibrated,
-        metric=prepared.metric,
-        numerics=prepared.numerics,
+        **known,
+        rungs=settings.rungs,
+        checkpoints=folder.absolute() / RUNGS_FOLDER,
+        tuning=TuneSettings(
+            lr_fraction=LR_FRACTION, precision=prepared.numerics.precision, seed=settings.seed
+        ),
     )
 
 

@@ -17,7 +17,7 @@ import pydantic
 from torch import nn
 
 from autoprune.errors import RunError
-from autoprune.execution.driver import INTERRUPTED, Record, admitted, best_record
+from autoprune.execution.driver import INTERRUPTED, Record, admitted, best_record, comparable
 from autoprune.export.package import load
 from autoprune.files import write_atomically
 from autoprune.report.data import (
@@ -49,6 +49,8 @@ T = TypeVar("T")
 #: What of a report is neither in the study nor in the tables.
 FACTS_FILE = "report.json"
 TRIALS_FILE = "trials.parquet"
+#: Column of the tables of a search with rungs: how long each network was trained.
+RUNG_COLUMN = "rung"
 FACTS_FORMAT, FACTS_VERSION = "autoprune-report", 1
 
 
@@ -153,8 +155,12 @@ class Explanation:
 
 
 def front_records(records: Sequence[Record], goals: Goals) -> list[Record]:
-    """Return the Pareto front of the networks that the goals admit, fastest first."""
-    within = [record for record in admitted(records, goals) if record.duplicate_of is None]
+    """Return the Pareto front of the networks that the goals admit, fastest first.
+
+    Where networks were promoted it is that of the highest rung.
+    """
+    within = admitted(comparable(records), goals)
+    within = [record for record in within if record.duplicate_of is None]
     mask = pareto_mask(*_axes(within, goals))
     front = [record for record, on in zip(within, mask, strict=True) if on]
     return sorted(front, key=lambda record: record.evaluation.latency_ms)
@@ -163,7 +169,7 @@ def front_records(records: Sequence[Record], goals: Goals) -> list[Record]:
 def chosen_record(records: Sequence[Record], goals: Goals) -> Record | None:
     """Return the best record by budget or accuracy, or the front's knee where there is neither."""
     if goals.budget_ms is not None or goals.min_accuracy is not None:
-        return best_record([r for r in records if r.duplicate_of is None], goals)
+        return best_record([r for r in comparable(records) if r.duplicate_of is None], goals)
     front = front_records(records, goals)
     return front[knee(*_axes(front, goals))] if front else None
 
@@ -173,7 +179,7 @@ def unmet(records: Sequence[Record], goals: Goals) -> str:
     if chosen_record(records, goals) is not None:
         return ""
     least = goals.min_accuracy
-    inside = admitted(records, dataclasses.replace(goals, min_accuracy=None))
+    inside = admitted(comparable(records), dataclasses.replace(goals, min_accuracy=None))
     if least is None or not inside:
         return "no evaluation within the limits gave a network; see the failures in the report"
     best = max(inside, key=lambda record: record.evaluation.accuracy)
@@ -215,13 +221,17 @@ def report_data(
     rows = [
         _row(record, test_accuracy) | {"on_front": record.number in front} for record in records
     ]
+    extra, dense_row = tuple(map(column, goals.extra)), _facts(dense, test_accuracy)
+    if any(record.rung for record in records):
+        extra, dense_row = (*extra, RUNG_COLUMN), dense_row | {RUNG_COLUMN: dense.rung}
+        rows = [row | {RUNG_COLUMN: record.rung} for row, record in zip(rows, records, strict=True)]
     return ReportData(
         model_name=model_name,
         profile=profile,
         budget_ms=goals.budget_ms,
         costs=goals.costs,
-        dense=NetworkFacts.of_row(_facts(dense, test_accuracy)),
-        trials=trial_table(rows, extra=tuple(map(column, goals.extra))),
+        dense=NetworkFacts.of_row(dense_row),
+        trials=trial_table(rows, extra=extra),
         hypervolume=tuple(record.hypervolume for record in records),
         chosen=chosen,
         run=run,

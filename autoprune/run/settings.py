@@ -11,6 +11,7 @@ import pydantic
 from autoprune.errors import AutopruneError, SettingsError
 from autoprune.evaluation import Metric
 from autoprune.execution.cluster import check_address, check_logger
+from autoprune.execution.fidelity import rung_names
 from autoprune.latency.profile import load_profile
 from autoprune.pruning.criterion import CRITERIA
 from autoprune.pruning.realiser import REALISERS
@@ -83,6 +84,8 @@ class RunSettings(pydantic.BaseModel):
             network's answers, which needs no labels. ``"auto"`` is ``"calibrated"`` for the
             classification of images and ``"loss"`` for all else; a run writes down which.
         racing: Whether scoring ends early where a network as fast is clearly better.
+        rungs: How far the most promising networks are trained after the search, see
+            :func:`~autoprune.execution.fidelity.rung_steps`; also as one text with commas.
         precision: Number format of evaluations on the search split; ``"auto"`` is bfloat16 where
             the processor computes in it and the network runs in it. A run writes down which.
         study_storage: Where the study lies that several drivers work on, see
@@ -133,12 +136,21 @@ class RunSettings(pydantic.BaseModel):
     loggers: tuple[str, ...] = ()
     metric: Metric | Literal["auto"] = "auto"
     racing: bool = True
+    rungs: Annotated[tuple[str, ...], pydantic.BeforeValidator(rung_names)] = ()
     precision: Precision = "auto"
     study_storage: Annotated[str | None, pydantic.Field(repr=False)] = None
     study_name: Annotated[str, pydantic.Field(min_length=1)] = STUDY_NAME
     cache: str | None = None
     calibration_samples: Annotated[int, pydantic.Field(ge=2)] = 256
     search_samples: _PositiveInt | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _alone_with_rungs(self) -> RunSettings:
+        if self.rungs and self.study_storage is not None:
+            raise ValueError(
+                "rungs: networks are promoted by one driver; leave study_storage out, or the rungs"
+            )
+        return self
 
     @pydantic.field_serializer("study_storage")
     def _without_password(self, storage: str | None) -> str | None:

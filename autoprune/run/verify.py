@@ -32,7 +32,7 @@ from autoprune.measure.measuring import Folder, Standing, measure
 from autoprune.measure.subjects import Draw, Subject, first_units, network_subject
 from autoprune.network.inputs import batch_size
 from autoprune.pruning.surgery import Surgeon
-from autoprune.run.directory import RunDirectory, RunRecord, new_folder, now
+from autoprune.run.directory import RUNGS_FOLDER, RunDirectory, RunRecord, new_folder, now
 from autoprune.run.finished import FinishedRun
 from autoprune.run.outcome import write_outcome
 from autoprune.run.pick import picked_trials
@@ -272,14 +272,22 @@ def recalibrate(
     directory = RunDirectory(folder, RunRecord.model_validate(record.model_dump(by_alias=True)))
     with directory.locked(), finished.directory.locked(), quiet_optuna():
         directory.write_record()
+        weights = finished.directory.path / RUNGS_FOLDER
+        if weights.is_dir():  # whoever reads the new run finds the trained weights in it
+            shutil.copytree(weights, folder / RUNGS_FOLDER, dirs_exist_ok=True)
         sampler = optuna.samplers.RandomSampler()
         source, study = (d.study(sampler, say=say) for d in (finished.directory, directory))
         tested = source.user_attrs.get(TEST_ACCURACY, {})
-        evaluator = make_evaluator(settings, prepared)
+        evaluator = make_evaluator(settings, prepared, finished.directory.path)
         for trial in _relabelled(source.get_trials(deepcopy=True), evaluator):
             study.add_trial(trial)
         study.set_user_attr(TEST_ACCURACY, tested)
-        driver = StudyDriver(study, prepared.problem, limits=Limits(settings.trials))
+        driver = StudyDriver(
+            study,
+            prepared.problem,
+            limits=Limits(settings.trials),
+            rungs=len(settings.rungs),
+        )
         driver.stop(f"latencies of {found.device}; nothing was evaluated")
         if driver.dense is None:
             raise RunError("the run has no unpruned network; search on with --resume first")
@@ -436,7 +444,7 @@ def _relabelled(trials: Sequence[FrozenTrial], evaluator: Evaluator) -> list[Fro
     candidates = [space.snap(space.candidate(trial.params)) for trial in whole]
     latencies = dict(zip([t.number for t in whole], problem.latency_ms(candidates), strict=True))
     ended = sorted(trials, key=lambda t: (t.datetime_complete is None, t.datetime_complete))
-    reached: list[tuple[float, float]] = []
+    top, reached = 0, list[tuple[float, float]]()
     for trial in ended:
         if not trial.state.is_finished():
             trial.state, trial.values = TrialState.FAIL, None
@@ -445,7 +453,10 @@ def _relabelled(trials: Sequence[FrozenTrial], evaluator: Evaluator) -> list[Fro
         latency = float(latencies[trial.number])
         if trial.state == TrialState.COMPLETE:
             trial.values = [trial.values[0], latency]
-            if not trial.user_attrs.get("screened"):
+            rung = trial.user_attrs.get("rung", 0)
+            if rung > top:  # scores of different rungs are not compared
+                top, reached = rung, []
+            if rung == top and not trial.user_attrs.get("screened"):
                 reached.append((trial.user_attrs["accuracy"], latency))
         accuracy, times = np.array(reached, float).reshape(-1, 2).T
         trial.user_attrs = {

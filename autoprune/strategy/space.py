@@ -50,10 +50,12 @@ class Candidate:
     Attributes:
         ratios: Fraction removed of each channel group, in the search space's order.
         dropped: Whether each removable block is replaced by the identity.
+        rung: How long its network is trained before it is scored; 0 is not at all.
     """
 
     ratios: tuple[float, ...]
     dropped: tuple[bool, ...] = ()
+    rung: int = 0
 
     @property
     def key(self) -> str:
@@ -64,7 +66,8 @@ class Candidate:
         # Adding 0.0 turns -0.0 into 0.0.
         ratios = ",".join(f"{ratio + 0.0:.9f}" for ratio in self.ratios)
         flags = "".join("1" if flag else "0" for flag in self.dropped)
-        return hashlib.blake2b(f"{ratios}|{flags}".encode(), digest_size=8).hexdigest()
+        text = f"{ratios}|{flags}" + (f"|{self.rung}" if self.rung else "")
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

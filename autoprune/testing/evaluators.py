@@ -23,6 +23,8 @@ RUNGS = (256, 1000)
 class AnalyticEvaluator:
     """Scores candidates by a formula: the loss is a weighted sum of squared ratios.
 
+    Every rung of training takes a part of it away.
+
     Attributes:
         calls: Keys of the candidates it was called with, in order.
     """
@@ -68,6 +70,7 @@ class AnalyticEvaluator:
             return self.failed(candidate, "ValueError: told to fail")
         weights = np.linspace(1.0, 2.0, len(candidate.ratios))
         loss = float(weights @ np.square(candidate.ratios)) + 0.1 * sum(candidate.dropped)
+        loss /= 1 + candidate.rung
         rungs = tuple(Score(loss, math.exp(-loss), samples, self.stderr) for samples in RUNGS)
         if clearly_worse(rungs[0], bar):
             rungs = rungs[:1]

@@ -35,6 +35,18 @@ def tune():
         ray.shutdown()
 
 
+def test_one_worker_promotes_what_inline_promotes(tune, tmp_path):
+    problem = analytic_problem(budget_ms=3.0)
+    here, there = (driver_for(problem, trials=16, rungs=2) for _ in range(2))
+
+    inline.run(here, AnalyticEvaluator(problem))
+    tune.run(there, AnalyticEvaluator(problem), workers=1, scratch=tmp_path / "ray")
+
+    assert [record.rung for record in here.records] == [0] * 16 + [1] * 4 + [2]
+    assert there.records == here.records
+    assert there.stopped == here.stopped
+
+
 def driver_for(problem, *, trials, **options):
     study = optuna.create_study(
         directions=["minimize", "minimize"], sampler=build_sampler("tpe", problem, seed=1)

@@ -92,6 +92,7 @@ def encoded(proposal: Proposal) -> str:
         {
             "ratios": proposal.candidate.ratios,
             "dropped": proposal.candidate.dropped,
+            "rung": proposal.candidate.rung,
             "bar": [dataclasses.astuple(score) for score in proposal.bar],
         }
     )
@@ -100,5 +101,5 @@ def encoded(proposal: Proposal) -> str:
 def decoded(text: str) -> tuple[Candidate, Bar]:
     """Return candidate and bar of a proposal that :func:`encoded` wrote."""
     values = json.loads(text)
-    candidate = Candidate(tuple(values["ratios"]), tuple(values["dropped"]))
+    candidate = Candidate(tuple(values["ratios"]), tuple(values["dropped"]), values["rung"])
     return candidate, tuple(Score(*score) for score in values["bar"])
