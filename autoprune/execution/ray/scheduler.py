@@ -32,7 +32,7 @@ class PatientScheduler(FIFOScheduler):
             patience_s: Seconds after which a trial takes any worker that is free.
             clock: Returns seconds; for tests.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # Ray annotates no constructor
         self._patience_s, self._clock = patience_s, clock
         self._since: dict[Trial, float] = {}
 
