@@ -10,6 +10,7 @@ is made nothing is flushed to the disk, which says nothing about loading.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import resource
 import tempfile
@@ -58,9 +59,9 @@ def measured(folder: Path, trials: int, kind: str) -> list[str]:
     rows = []
 
     def timed(name: str, call: Callable[[], T]) -> T:
-        started = time.perf_counter()
+        started, computed = time.perf_counter(), time.process_time()
         result = call()
-        rows.append((name, time.perf_counter() - started))
+        rows.append((name, time.perf_counter() - started, time.process_time() - computed))
         return result
 
     def study() -> optuna.Study:
@@ -107,7 +108,7 @@ def measured(folder: Path, trials: int, kind: str) -> list[str]:
 
     timed("report: tables and page", report)
     timed("report: read again", lambda: read_results(folder))
-    loading = sum(seconds for name, seconds in rows[1:])
+    loading, computing = (sum(row[place] for row in rows[1:]) for place in (1, 2))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
         f"# A study of {trials} trials, {GROUPS + 1} parameters, {kind}",
@@ -116,13 +117,14 @@ def measured(folder: Path, trials: int, kind: str) -> list[str]:
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, "
         f"optuna {optuna.__version__}.",
         "",
-        "| step | seconds |",
-        "| --- | --- |",
-        *(f"| {name} | {seconds:.2f} |" for name, seconds in rows),
-        f"| **load and report** | **{loading:.2f}** |",
+        "| step | seconds | of them computing |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {seconds:.2f} | {computed:.2f} |" for name, seconds, computed in rows),
+        f"| **load and report** | **{loading:.2f}** | **{computing:.2f}** |",
         "",
         f"Storage {file.stat().st_size / 1e6:.1f} MB, report "
-        f"{(folder / 'report.html').stat().st_size / 1e6:.1f} MB, peak memory {memory:.0f} MB.",
+        f"{(folder / 'report.html').stat().st_size / 1e6:.1f} MB, peak memory {memory:.0f} MB. "
+        f"Load average of the machine {os.getloadavg()[0]:.1f}.",
     ]
 
 
