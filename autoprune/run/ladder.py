@@ -25,13 +25,16 @@ UNIFORM = "uniform_ladder"
 def uniform_ladder(driver: StudyDriver, evaluator: Evaluates, say: Say) -> UniformLadder | None:
     """Return networks pruned by one ratio everywhere, at most five and an eighth of the trials.
 
-    They are no trials: no sampler sees them, and none of them is on the front.
+    They are no trials: no sampler sees them, and none of them is on the front. There are none where
+    networks of the front are trained: their scores could not be compared.
 
     Args:
         driver: The search, ended.
         evaluator: Scores them as it scored the trials.
         say: Hears of those that gave no network.
     """
+    if driver.rungs:  # the front's networks are trained, and these are not
+        return None
     problem = driver.problem
     count = min(MOST, sum(record.counted for record in driver.records) // SHARE)
     known: dict[str, dict[str, Any]] = dict(driver.study.user_attrs.get(UNIFORM, {}))
