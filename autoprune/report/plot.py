@@ -99,10 +99,10 @@ def write_plot(data: ReportData, path: str | os.PathLike[str]) -> None:
     figure = Figure(figsize=_SIZE, layout="constrained")
     plot_front(data, figure.add_subplot())
     kind = Path(path).suffix[1:]
-    # Nothing of the time or of chance in the file; text stays text, which editors can change.
-    fixed = {"svg.hashsalt": "autoprune", "svg.fonttype": "none"}
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-    with rc_context(fixed), atomic_path(path) as temporary:
+    # Nothing of the time or of chance in the file; text stays text, which editors can change.
+    fixed = rc_context({"svg.hashsalt": "autoprune", "svg.fonttype": "none"})
+    with fixed, atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=_DPI, metadata=dates[kind])
 
 
