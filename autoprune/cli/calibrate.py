@@ -119,7 +119,11 @@ def calibrate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON.")] = False,
 ) -> None:
-    """Fit a device profile to measured latencies, and print its held-out error."""
+    """Fit a device profile to measured latencies, and print its held-out error.
+
+    \b
+    autoprune calibrate table.csv --layers layers.json --device mine -o mine.yaml
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     from autoprune.latency.calibrate import Target
     from autoprune.latency.calibrate import calibrate as fitted
     from autoprune.latency.layers import read_layers

@@ -26,7 +26,7 @@ _LEGEND = (
 def devices(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Show this profile; a name, an alias or a file."),
+        typer.Argument(metavar="NAME", help="Show this profile; a name, an alias or a file."),
     ] = None,
     as_json: Annotated[
         bool,
@@ -36,7 +36,12 @@ def devices(
         bool, typer.Option("--markdown", help="Print the table of docs/devices.md.")
     ] = False,
 ) -> None:
-    """List the device profiles with their held-out errors, or show one."""
+    """List the device profiles with their held-out errors, or show one.
+
+    \b
+    autoprune devices
+    autoprune devices jetson
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     from autoprune.latency.profile import load_profile, profile_names, without_texts
 
     if name is not None:

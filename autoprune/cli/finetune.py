@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from autoprune.cli.search import stopping_on_signals
-from autoprune.report import text
 
 if TYPE_CHECKING:
     from autoprune.tuning.loop import TuneProgress
@@ -127,6 +126,7 @@ def finetune(
         "patience": patience,
         "seed": seed,
     }
+    from autoprune.report import text
     from autoprune.run import finetuning
     from autoprune.tuning.settings import TuneSettings
 
@@ -173,6 +173,8 @@ class _Lines:
         self.console, self._last, self._scored = console, float("-inf"), (-1, -1)
 
     def __call__(self, trial: int, progress: TuneProgress) -> None:
+        from autoprune.report import text
+
         now, last = time.monotonic(), progress.last
         scored = (trial, -1 if last is None else last.step)
         if scored == self._scored and now - self._last < LINE_SECONDS:

@@ -87,7 +87,13 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """List channel groups, removable blocks, costs, and what is frozen and why."""
+    """List channel groups, removable blocks, costs, and what is frozen and why.
+
+    \b
+    autoprune inspect torchvision:resnet50
+    autoprune inspect net.py:make --input 1x3x64x64
+    autoprune inspect digits --sensitivity --plot damage.html
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     from autoprune.cli import sensitivity
     from autoprune.cli.inputs import example_inputs
     from autoprune.network.source import ModelSource

@@ -12,9 +12,12 @@ from rich.markup import escape
 
 from autoprune.cli.calibrate import calibrate
 from autoprune.cli.devices import devices
+from autoprune.cli.doctor import doctor
 from autoprune.cli.export import export
 from autoprune.cli.finetune import finetune
+from autoprune.cli.init import init
 from autoprune.cli.inspect import inspect
+from autoprune.cli.letters import make_readable
 from autoprune.cli.predict import predict
 from autoprune.cli.profile import profile_app
 from autoprune.cli.report import report
@@ -61,6 +64,7 @@ def _options(
 
 
 app.command()(search)
+app.command()(init)
 app.command()(inspect)
 app.command()(devices)
 app.command()(predict)
@@ -70,6 +74,7 @@ app.command()(report)
 app.command()(finetune)
 app.command()(export)
 app.command()(verify)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What was typed after ``autoprune``; ``None`` reads ``sys.argv``.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        make_readable(stream)
     try:
         app(arguments, prog_name="autoprune")
     except AutopruneError as error:

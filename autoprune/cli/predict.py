@@ -53,7 +53,7 @@ def predict(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help=(
                 "digits, torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory, "
                 "file.py:factory, or the folder of a network that a search saved."
@@ -113,7 +113,12 @@ def predict(
     rows: Annotated[int, typer.Option(min=0, help="Rows of the breakdown; 0 prints all.")] = _SHOWN,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Predict latency and memory on a device, with the error and what each kernel costs."""
+    """Predict latency and memory on a device, with the error and what each kernel costs.
+
+    \b
+    autoprune predict torchvision:resnet50 --device jetson_orin_nano
+    autoprune predict runs/mine/network --device jetson
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     from autoprune.latency.profile import load_profile
 
     _refuse(model, device, layers, table, output, data, inputs)

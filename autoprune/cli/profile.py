@@ -58,7 +58,6 @@ class Kind(enum.StrEnum):
 
 
 profile_app = typer.Typer(
-    help="Measure this machine and fit a device profile; `profile kit` measures another one.",
     invoke_without_command=True,
 )
 
@@ -104,7 +103,13 @@ def profile(
     kernels: Annotated[int, typer.Option(min=0, help="Single kernels measured per network.")] = 2,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
 ) -> None:
-    """Measure this machine, fit a device profile, and judge it on networks it was not fitted on."""
+    """Measure this machine and fit a device profile; `profile kit` measures another one.
+
+    It is judged on networks that it was not fitted on.
+
+    \b
+    autoprune profile --device mine -o mine.yaml --minutes 5
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     if context.invoked_subcommand is not None:
         return
     if device is None or output is None:
@@ -205,7 +210,12 @@ def kit(
         str, typer.Option(metavar="TEXT", help="For run.py over there, e.g. '--precision fp16'.")
     ] = "",
 ) -> None:
-    """Write a folder that measures another machine, and with --ssh run it there."""
+    """Write a folder that measures another machine, and with --ssh run it there.
+
+    \b
+    autoprune profile kit -o kit
+    autoprune profile kit -o kit --ssh me@board
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     from autoprune.measure.kit import is_kit, write_kit
     from autoprune.measure.remote import Host, run_remotely
     from autoprune.measure.subjects import Sampler

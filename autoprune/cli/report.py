@@ -68,10 +68,10 @@ def report(
 ) -> None:
     """Write what runs found as pages, tables and pictures, and print where they are.
 
+    \b
     autoprune report runs/mine --format md --format svg
-
     autoprune report runs/a runs/b --compare
-    """
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     if compare and formats:
         raise SettingsError("a comparison is an HTML page; leave out --format or --compare")
     from autoprune.run.directory import RunDirectory

@@ -12,10 +12,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from autoprune.cli.view import Mode, View
 from autoprune.errors import SettingsError
 from autoprune.strategy.options import parse_options
 
@@ -27,7 +25,7 @@ def search(
     model_name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="digits, torchvision:NAME, timm:NAME, package.module:factory or file.py:factory. "
             "\\[default: digits]",
         ),
@@ -202,7 +200,12 @@ def search(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Run directory. \\[default: runs/<UTC time>-<model>]"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Run directory. \\[default: runs/<UTC time>-<model>]",
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -264,6 +267,31 @@ def search(
             "--verify", help="Measure the front at the end, where the device is this machine."
         ),
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE|RUN",
+            help="Settings from a file that `autoprune init` wrote, or those of a run; what is "
+            "given here beside it comes first.",
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="search.NAME=VALUE",
+            help="A setting by its name in that file; may be repeated.",
+        ),
+    ] = None,
+    progress: Annotated[
+        Mode | None,
+        typer.Option(
+            help="live: the front as it grows; plain: lines; jsonl: a JSON object a line on "
+            "stdout; quiet: nothing. \\[default: live in a terminal, else plain]",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the run directory and nothing else.")
@@ -271,11 +299,13 @@ def search(
 ) -> None:
     """Search for the Pareto front of pruned networks, and write the best one under the budget.
 
+    \b
     autoprune search --budget-ms 10 --device jetson
-
-    autoprune search torchvision:resnet50 --weights r50.pt --data image-folder:photos
-    --device jetson_orin_nano --budget-ms 20
-    """
+    autoprune search net.py:make --weights net.pt --data image-folder:photos \\
+        --device raspberry_pi_4_ncnn --budget-ms 30
+    autoprune search -c run.yaml --set search.trials=200
+    autoprune search --resume runs/mine --trials 200
+    """  # noqa: D301 - click keeps lines after a backspace as they are
     given: dict[str, Any] = {
         "model": _one_model(model_name, model),
         "weights": weights,
@@ -320,35 +350,87 @@ def search(
         "loggers": logger or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    with stopping_on_signals() as stopped_by:
-        run = None
-        try:
-            run = (
-                _new_run(given, output, console)
-                if resume is None
-                else (_old_run(given, output, resume, console))
-            )
-            if verify:
-                from autoprune.run.verify import setup_here
-
-                setup_here(run.directory.record.profile)
-            result = _execute(run, console)
-        except KeyboardInterrupt:
-            _say_goodbye(run, console)
-            raise typer.Exit(128 + (stopped_by[0] if stopped_by else signal.SIGINT)) from None
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
-    elif quiet:
-        typer.echo(str(result.directory))
-    else:
-        _show(result, run)
+    if config is not None or assignments:
+        given = _from_file(config, assignments or [], given, resume)
+    mode = _mode(progress, quiet=quiet, as_json=as_json)
+    view = _view(mode, as_json=as_json)
+    result = _result(given, output, resume, view, verify=verify)
     if result.best is None:
         raise typer.Exit(1)
     if verify:
         from autoprune.cli.verify import verify_run
 
-        verify_run(result.directory, say=_sayer(console), stderr=as_json or quiet)
+        verify_run(
+            result.directory, say=view.note, stderr=as_json or mode in (Mode.quiet, Mode.jsonl)
+        )
+
+
+def _mode(progress: Mode | None, *, quiet: bool, as_json: bool) -> Mode | None:
+    if quiet and progress not in (None, Mode.quiet):
+        raise SettingsError(f"give --quiet or --progress {progress}, not both")
+    if as_json and progress is Mode.jsonl:
+        raise SettingsError(
+            "--progress jsonl ends with the result as JSON; leave --json out, or take another "
+            "--progress"
+        )
+    return Mode.quiet if quiet else progress
+
+
+def _view(mode: Mode | None, *, as_json: bool) -> View:
+    """Return what shows the search."""
+    from autoprune.cli.outcome import show_outcome
+    from autoprune.cli.progress import make_view
+
+    if as_json:
+        return make_view(mode, _print_json)
+    return make_view(mode, _print_folder if mode is Mode.quiet else show_outcome)
+
+
+def _from_file(
+    config: Path | None, assignments: list[str], given: dict[str, Any], resume: Path | None
+) -> dict[str, Any]:
+    """Return settings of a file, in their place those of ``--set``, and over all what is given."""
+    from autoprune.run.settings_file import assigned, merged, read_settings
+
+    if config is not None and resume is not None:
+        raise SettingsError("--resume continues a run with its own settings; leave --config out")
+    settings = {} if config is None else read_settings(config)
+    return merged(merged(settings, assigned(assignments)), given)
+
+
+def _result(
+    given: dict[str, Any], output: Path | None, resume: Path | None, view: View, *, verify: bool
+) -> SearchResult:
+    """Search, and show it."""
+    with stopping_on_signals() as stopped_by:
+        run = None
+        try:
+            with view.preparing():
+                run = (
+                    _new_run(given, output, view)
+                    if resume is None
+                    else (_old_run(given, output, resume, view))
+                )
+            if verify:
+                from autoprune.run.verify import setup_here
+
+                setup_here(run.directory.record.profile)
+            with view.searching(run) as listener:
+                result = run.execute(listeners=[listener], say=view.note)
+        except KeyboardInterrupt:
+            written = run is not None and (run.directory.path / "run.json").exists()
+            view.stopped(run if written else None)
+            raise typer.Exit(128 + (stopped_by[0] if stopped_by else signal.SIGINT)) from None
+    view.finished(result, run)
+    return result
+
+
+def _print_json(result: SearchResult, run: Run) -> None:
+    typer.echo(json.dumps(result.to_json(), indent=2))
+
+
+def _print_folder(result: SearchResult, run: Run) -> None:
+    typer.echo(str(result.directory))
 
 
 def _limits(texts: list[str] | None) -> dict[str, float] | None:
@@ -367,20 +449,17 @@ def _one_model(argument: str | None, option: str | None) -> str | None:
     return argument if option is None else option
 
 
-def _new_run(given: dict[str, Any], output: Path | None, console: Console) -> Run:
+def _new_run(given: dict[str, Any], output: Path | None, view: View) -> Run:
     from autoprune.run import Run, RunSettings, own_task
 
     model = given.get("model", "digits")
     if "data" not in given:
         given["data"] = own_task(model)
     settings = RunSettings.checked({"model": model, **given})
-    with console.status("tracing and checking the network"):
-        run = Run.create(settings, output=output, say=_sayer(console))
-    console.print(f"run directory: {escape(str(run.directory.path))}")
-    return run
+    return Run.create(settings, output=output, say=view.note)
 
 
-def _old_run(given: dict[str, Any], output: Path | None, resume: Path, console: Console) -> Run:
+def _old_run(given: dict[str, Any], output: Path | None, resume: Path, view: View) -> Run:
     from autoprune.run import Run
     from autoprune.run.settings import CHANGEABLE
 
@@ -392,37 +471,13 @@ def _old_run(given: dict[str, Any], output: Path | None, resume: Path, console: 
             f"--resume continues a run with its own settings, so {options} cannot be given; "
             "leave that out, or start a new run without --resume"
         )
-    with console.status("tracing and checking the network"):
-        run = Run.resume(resume, limits=given, say=_sayer(console))
-    console.print(f"continuing {escape(str(run.directory.path))}")
-    return run
+    return Run.resume(resume, limits=given, say=view.note)
 
 
 def _flag(setting: str) -> str:
     """Return the option that gives a setting."""
     repeated = {"sampler_options": "sampler-option", "loggers": "logger"}
     return f"--{repeated.get(setting, setting.replace('_', '-'))}"
-
-
-def _execute(run: Run, console: Console) -> SearchResult:
-    from autoprune.cli.progress import progress
-
-    with progress(console, run) as listener:
-        return run.execute(listeners=[listener], say=_sayer(console))
-
-
-def _sayer(console: Console) -> Any:
-    return lambda sentence: console.print(f"[yellow]note:[/] {escape(sentence)}")
-
-
-def _say_goodbye(run: Run | None, console: Console) -> None:
-    if run is None or not (run.directory.path / "run.json").exists():
-        console.print("stopped before the search began; nothing was written")
-        return
-    console.print(
-        "stopped; every finished trial is kept. Continue with\n  "
-        + escape(run.directory.resume_command)
-    )
 
 
 @contextlib.contextmanager
@@ -447,58 +502,3 @@ def stopping_on_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _show(result: SearchResult, run: Run) -> None:
-    """Print the last screen: what was gained, where it is, what to do next."""
-    from autoprune.report import text
-
-    console = Console(highlight=False, soft_wrap=True)
-    error = f"±{text.percent(result.device.error, 0)}"
-    if result.best is None:
-        console.print(f"[bold red]no network was found:[/] {escape(result.unmet)}")
-    else:
-        dense, best = result.dense, result.best
-        table = Table(title=None, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column()
-        for name in ("unpruned", f"best (trial {best.trial})", "change"):
-            table.add_column(name, justify="right")
-        table.add_row(
-            f"latency on {escape(result.device.name)}, {error}",
-            text.milliseconds(dense.latency_ms),
-            text.milliseconds(best.latency_ms),
-            text.change(best.latency_ms, dense.latency_ms),
-        )
-        for label, old, new in (
-            ("accuracy, search split", dense.accuracy, best.accuracy),
-            ("accuracy, test split", dense.test_accuracy, best.test_accuracy),
-        ):
-            gained = "" if old is None or new is None else text.points(new, old)
-            table.add_row(label, text.percent(old), text.percent(new), gained)
-        for label, old, new in (
-            ("MACs", dense.macs, best.macs),
-            ("parameters", dense.params, best.params),
-        ):
-            table.add_row(label, text.count(old), text.count(new), text.change(new, old))
-        for name, old in dense.extra.items():
-            new = best.extra[name]
-            label = escape(text.cost_title(name))
-            table.add_row(label, text.cost(old, name), text.cost(new, name), text.change(new, old))
-        console.print(table)
-    console.print(f"\n{len(result.points)} networks on the front; {escape(result.stopped)}")
-    if result.failures:
-        reason = next(iter(result.failures))
-        console.print(
-            f"[yellow]{sum(result.failures.values())} of {result.trials} trials failed,[/] most "
-            f"often: {escape(reason)}"
-        )
-    folder = run.directory.path
-    console.print(f"front   {escape(str(folder / 'front.csv'))}")
-    console.print(f"report  {escape(str(folder / 'report.html'))}")
-    if result.best is not None:
-        console.print(f"network {escape(str(folder / 'network'))}")
-        console.print(f"load    {escape(run.load_call)}")
-    console.print(
-        f"more    {escape(run.directory.resume_command)} "
-        f"--trials {2 * run.directory.record.settings.trials}"
-    )

@@ -121,6 +121,10 @@ class Progress:
         fresh: Evaluations that have ended in this session.
         seconds: Time since this session's search began.
         best: The best network so far that the goals admit.
+        running: Evaluations that have begun and not ended.
+        doing: How the sampler came to what it proposed last, where it says so.
+        records: All that have ended, this one the last but for its copies. Not a copy: it grows
+            with the search, and is not the listener's to change.
     """
 
     record: Record
@@ -129,6 +133,9 @@ class Progress:
     fresh: int
     seconds: float
     best: Record | None
+    running: int = 0
+    doing: str = ""
+    records: Sequence[Record] = ()
 
 
 #: Hears of every evaluation as it is recorded.
@@ -340,6 +347,9 @@ class StudyDriver:
             fresh=self._fresh,
             seconds=self._clock() - self._began,
             best=self._best,
+            running=len(self._pending),
+            doing=str(getattr(self.study.sampler, "doing", "")),
+            records=self.records,
         )
         for listener in self.listeners:
             listener(progress)

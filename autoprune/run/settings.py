@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from autoprune.errors import AutopruneError, SettingsError
+from autoprune.errors import AutopruneError, SettingsError, UnknownNameError
 from autoprune.evaluation import Metric
 from autoprune.execution.cluster import check_address, check_logger
 from autoprune.execution.fidelity import rung_names
@@ -41,9 +41,13 @@ class RunSettings(pydantic.BaseModel):
     """Settings of one search, as written to ``run.json``.
 
     Attributes:
-        model: One line that names the model, ``None`` where it was given as an object.
-        weights: Absolute path of a file with its weights.
-        data: One line that names the task, ``None`` where it was given as an object.
+        model: One line that names the model: ``digits``, ``torchvision:NAME``, ``timm:NAME``,
+            ``hf:FOLDER``, ``package.module:factory`` or ``file.py:factory``; ``None`` where it was
+            given as an object in Python.
+        weights: File with its weights.
+        data: One line that names the task: ``digits``, ``cifar10:DIR``, ``image-folder:DIR``,
+            ``text:FILE?tokenizer=FOLDER``, ``package.module:factory`` or ``file.py:factory``;
+            ``None`` where it was given as an object in Python.
         device: Name or path of the device profile.
         budget_ms: Latency no candidate may exceed, for one batch; ``None`` for no limit.
         objective: ``"accuracy"`` and then the costs that the front is sought of: ``"latency"``,
@@ -63,22 +67,23 @@ class RunSettings(pydantic.BaseModel):
             ``file.py:factory``, ``optunahub:PACKAGE``.
         sampler_options: Options of the search strategy by name.
         warm_start: How many candidates of least expected damage are evaluated first.
-        criterion: Name of the importance criterion that ranks the units of a group; ``None`` where
-            the run was not checked, which fills in that of the damage, or ``"l2"`` without one.
+        criterion: Name of the importance criterion that ranks the units of a group; ``None`` is
+            that of the damage, or ``"l2"`` without one.
         damage: Name of the criterion whose scores, added up, tell a sampler the expected damage of
             a candidate; ``None`` is the one that the sampler wants, if any.
         realise: Name of the way in which a plan becomes a network.
         space: Name or path of the search space.
-        seed: Of the sampler, of random weights and of checks.
+        seed: Of all random numbers: of the sampler, of random weights and of checks.
         workers: Evaluations side by side; ``None`` is one per physical core.
         executor: ``"ray"`` for worker processes, ``"inline"`` for one after the other in this one.
-        ray: The Ray that is worked on, see :class:`~autoprune.execution.cluster.Cluster`.
+        ray: The Ray that is worked on: ``local``, ``local:N``, ``auto`` or ``ray://HOST:PORT``;
+            ``None`` is the one that ``RAY_ADDRESS`` names, or a local one.
         cpus_per_trial: CPUs, and threads, of one evaluation.
         gpus_per_trial: GPUs of one evaluation; a fraction shares one.
         storage: Folder or address where Ray Tune's files are kept; ``None`` removes them.
         max_failures: How often an evaluation is begun again whose worker died.
         ship_package: Whether workers get autoprune, and the packages of model and data, from here.
-        loggers: Names in :data:`autoprune.execution.cluster.LOGGERS`.
+        loggers: Where trials are logged too: ``tensorboard``, ``mlflow``, ``wandb``.
         metric: What is minimised beside latency: ``"loss"``, ``"calibrated"`` for the loss at the
             temperature that suits a network best, or ``"kl"`` for the divergence from the unpruned
             network's answers, which needs no labels. ``"auto"`` is ``"calibrated"`` for the
@@ -88,11 +93,11 @@ class RunSettings(pydantic.BaseModel):
             :func:`~autoprune.execution.fidelity.rung_steps`; also as one text with commas.
         precision: Number format of evaluations on the search split; ``"auto"`` is bfloat16 where
             the processor computes in it and the network runs in it. A run writes down which.
-        study_storage: Where the study lies that several drivers work on, see
-            :func:`~autoprune.run.storage.checked_storage`; ``None`` is the run directory. Its
-            password is left out wherever settings are dumped.
+        study_storage: Where the study lies that several drivers work on: ``sqlite:///FILE``,
+            ``postgresql://...``, ``redis://...`` or ``journal:FILE``; ``None`` is the run
+            directory. Its password is left out wherever settings are dumped.
         study_name: Name of the study in that storage.
-        cache: Absolute path of a folder where scores are kept for other runs; ``None`` for none.
+        cache: Folder where scores are kept for other runs; ``None`` for none.
         calibration_samples: Training samples that scores and realisations come from.
         search_samples: Most search samples an evaluation uses; ``None`` is the task's own.
     """
@@ -294,5 +299,5 @@ def _fault(entry: Any) -> str:  # pydantic_core.ErrorDetails, which its stubs ma
             else (f"{name}: missing")
         )
     if entry["type"] == "extra_forbidden":
-        return f"{name}: no such setting (known: {', '.join(RunSettings.model_fields)})"
+        return str(UnknownNameError("setting", name, RunSettings.model_fields))
     return f"{name}: {str(entry['msg']).removeprefix('Input ')}, got {entry['input']!r}"

@@ -136,13 +136,18 @@ class KnapsackSampler(CandidateSampler):
     def propose(self, study: Study, trial: FrozenTrial, rng: np.random.Generator) -> Candidate:
         """Return an anchor while there are any, then what the acquisition prefers."""
         history = self._history(study, trial)
+        self.doing = "an anchor: least damage at one latency, by the damage curves alone"
         candidate = self._anchor(history)
         if candidate is None and self._explores(trial.number):
+            self.doing = "exploring: a random candidate"
             candidate = random_candidate(self.problem, rng)
         if candidate is None:
             surrogate = self._fitted(history)
+            self.doing = "learning: a group whose damage is least understood, made narrower"
             candidate = self._sensitivity(history, surrogate, trial.number)
-            candidate = candidate or self._best(history, surrogate, rng)
+        if candidate is None:
+            self.doing = "improving: the knapsack that promises most after what was evaluated"
+            candidate = self._best(history, surrogate, rng)
         # Where nothing new was found, the space is nearly exhausted.
         return candidate or random_candidate(self.problem, rng)
 

@@ -85,7 +85,8 @@ class ProjectedSampler(CandidateSampler):
         # Asked at the start as well: genetic samplers note a trial's generation here.
         sampled = wrapped.sample_relative(study, trial, relative)
         if not self._started(study):
-            return random_candidate(self.problem, rng)
+            return self._start(rng)
+        self.doing = f"{type(wrapped).__name__} proposes"
         params = {
             name: sampled[name]
             if name in sampled
@@ -120,11 +121,16 @@ class ProjectedSampler(CandidateSampler):
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return len(complete) >= self.startup_trials
 
+    def _start(self, rng: np.random.Generator) -> Candidate:
+        self.doing = f"the first {self.startup_trials} at random, over all latencies"
+        return random_candidate(self.problem, rng)
+
     def _scalar_proposal(
         self, wrapped: BaseSampler, study: Study, rng: np.random.Generator
     ) -> Candidate:
         if not self._started(study):
-            return random_candidate(self.problem, rng)
+            return self._start(rng)
+        self.doing = f"{type(wrapped).__name__} proposes"
         copy = scalar_study(self.problem, study)
         copy.sampler = wrapped
         asked = copy.ask(self.problem.space.distributions())

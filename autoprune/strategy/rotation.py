@@ -115,6 +115,7 @@ class Rotation(BaseSampler):
         self.seed = seed
         self.directions = [Direction(problem, w) for w in directions(len(problem.objectives))]
         self.samplers = [make(direction.view) for direction in self.directions]
+        self.doing = ""
 
     def turn(self, number: int) -> int:
         """Return the index of the direction whose turn a trial is."""
@@ -134,7 +135,9 @@ class Rotation(BaseSampler):
     ) -> dict[str, Any]:
         """Return what the direction's sampler proposes."""
         sampler, shown = self._of(study, trial)
-        return sampler.sample_relative(shown, trial, search_space)
+        proposed = sampler.sample_relative(shown, trial, search_space)
+        self.doing = str(getattr(sampler, "doing", ""))
+        return proposed
 
     def sample_independent(
         self,

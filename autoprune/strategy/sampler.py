@@ -32,10 +32,15 @@ class CandidateSampler(BaseSampler, abc.ABC):
     inside the budget, replaces it by a neighbour if the study already has it (finished, failed or
     pending) and hands Optuna the parameters, so that the study's parameters are what is evaluated.
 
-    It keeps no state: all randomness comes from the seed and the trial's number, everything
-    learned from the study. A resumed run therefore continues as if it had never stopped, and
-    threads may share the sampler.
+    It keeps no state but a word for who watches: all randomness comes from the seed and the trial's
+    number, everything learned from the study. A resumed run therefore continues as if it had never
+    stopped, and threads may share the sampler.
+
+    Attributes:
+        doing: How it came to its last proposal, in a few words; empty where it does not say.
     """
+
+    doing: str = ""
 
     #: Whether proposals may be changed beyond what the budget demands: widened where that costs
     #: no latency, and varied where they repeat.

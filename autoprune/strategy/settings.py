@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import yaml
 
 from autoprune.errors import SettingsError, UnknownNameError
 from autoprune.resources import data_folder
+from autoprune.yaml_file import read_yaml
 
 
 def _multiple(value: object) -> object:
@@ -92,19 +91,6 @@ class SpaceSettings(_Settings):
     blocks: dict[str, BlockSettings] = {}
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe loader for which a key that is given twice is an error, not silently the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"given twice: {', '.join(twice)}", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
 def load_space_settings(path_or_name: str | Path) -> SpaceSettings:
     """Return the settings in a YAML file.
 
@@ -117,20 +103,7 @@ def load_space_settings(path_or_name: str | Path) -> SpaceSettings:
         SettingsError: The file is missing or wrong; the message lists every fault.
     """
     path = _locate(path_or_name)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"search space {path}: cannot be read: {error}") from None
-    try:
-        # A subclass of SafeLoader: plain values only.
-        content = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"search space {path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise SettingsError(
-            f"search space {path}: expected a mapping such as 'version: 1', "
-            f"got {type(content).__name__}"
-        )
+    content = read_yaml(path, "search space")
     try:
         return SpaceSettings.model_validate(content)
     except pydantic.ValidationError as error:

@@ -62,6 +62,7 @@ class WarmStart(BaseSampler):
         self.problem = problem
         self.sampler = sampler
         self.count = count
+        self.doing = ""
 
     @cached_property
     def anchors(self) -> tuple[Candidate, ...]:
@@ -86,7 +87,9 @@ class WarmStart(BaseSampler):
         for anchor in self.anchors:
             params = space.params(anchor)
             if params and tuple(params.values()) not in seen:
+                self.doing = "warm start: least expected damage at one latency"
                 return proposed | params
+        self.doing = str(getattr(self.sampler, "doing", ""))
         return proposed
 
     def sample_independent(

@@ -16,26 +16,6 @@ from autoprune.run.directory import RunDirectory
 from autoprune.strategy.settings import load_space_settings
 from autoprune.testing.profiles import made_up_profile
 
-#: A model and a task of the user's own, small enough to search in a blink.
-OWN = """
-import torch
-from torch import nn
-from autoprune.testing.tasks import TeacherTask
-
-
-class OwnTask(TeacherTask):  # lives in this file alone, and must reach the workers all the same
-    name = "own"
-
-
-def net():
-    torch.manual_seed(0)
-    convolutions = [nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 48, 3), nn.ReLU()]
-    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 5))
-
-
-def task():
-    return OwnTask(net(), shape=(2, 3, 8, 8))
-"""
 QUICK = ("--executor", "inline", "--sampler", "random", "--trials", "2")
 
 
@@ -48,10 +28,8 @@ def no_onnx_export(monkeypatch):
 
 
 @pytest.fixture
-def autoprune(board, capsys, tmp_path, monkeypatch):
+def autoprune(board, capsys, own):
     """Runs ``autoprune search`` on the made-up board; returns exit code, stdout and stderr."""
-    (tmp_path / "own.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
 
     def run(*arguments, device=board):
         given = ["search", *map(str, arguments)]
@@ -73,7 +51,7 @@ def test_whole_search_prints_result_files_and_what_to_do_next(autoprune, tmp_pat
     assert "latency on made_up, ±10 %" in words
     for line in ("accuracy, search split", "accuracy, test split", "MACs", "parameters"):
         assert line in words
-    assert str(tmp_path / "run" / "front.csv") in out
+    assert "run/report.html" in out
     assert f"autoprune.load('{tmp_path / 'run' / 'network'}', trust_source=True)" in out
     assert "autoprune search --resume run --trials 4" in out
 
@@ -108,6 +86,43 @@ def test_resume_and_report_of_a_finished_run(autoprune, tmp_path, capsys):
     assert main(["report", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == f"{page}\n"
     assert "<html" in page.read_text()
+
+
+# --- settings from files ------------------------------------------------------------------------
+
+
+def test_settings_come_from_a_file_then_from_set_then_from_options(autoprune, tmp_path, board):
+    (tmp_path / "run.yaml").write_text(
+        f"version: 1\nsearch:\n  model: own.py:net\n  data: own.py:task\n  device: {board}\n"
+        "  executor: inline\n  sampler: random\n  trials: 9\n  seed: 1\n  warm_start: 1\n"
+    )
+    given = ["-c", "run.yaml", "--set", "search.trials=2", "--set", "seed=2", "--seed", "3"]
+    code, _, _ = autoprune(*given, "-o", "run", device=None)
+    assert code == 0
+    settings = RunDirectory.open(tmp_path / "run").record.settings
+    assert (settings.warm_start, settings.trials, settings.seed) == (1, 2, 3)
+
+    # A finished run's own settings are such a file, and give the same networks.
+    code, _, _ = autoprune("-c", "run", "-o", "again", device=None)
+    assert code == 0
+    assert RunDirectory.open(tmp_path / "again").record.settings == settings
+    first, second = (pd.read_csv(tmp_path / name / "front.csv") for name in ("run", "again"))
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-c", "absent.yaml"], "absent.yaml: cannot be read"),
+        (["--set", "search.trails=3"], "no setting named 'trails'; did you mean 'trials'"),
+        (["--resume", "run", "-c", "run.yaml"], "--resume continues a run with its own settings"),
+        (["--progress", "live", "--quiet"], "give --quiet or --progress live, not both"),
+    ],
+)
+def test_wrong_files_and_assignments(autoprune, arguments, message):
+    code, out, err = autoprune(*arguments, device=None)
+    assert (code, out) == (2, "")
+    assert message in err
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -246,10 +261,17 @@ def test_run_without_results_has_no_report(board, tmp_path, capsys):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_sigterm_keeps_finished_trials_and_prints_a_command_that_works(board, tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    own = [f"{tmp_path}/own.py:net", "--data", f"{tmp_path}/own.py:task", "--sampler", "random"]
-    options = ["--device", board, "--trials", "5000", "--output", str(tmp_path / "run")]
+def test_sigterm_keeps_finished_trials_and_prints_a_command_that_works(own, board, tmp_path):
+    options = [
+        "--sampler",
+        "random",
+        "--device",
+        board,
+        "--trials",
+        "5000",
+        "--output",
+        str(tmp_path / "run"),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "autoprune.cli.main", "search", *own, *options, "--workers", "1"],
         stdout=subprocess.PIPE,
