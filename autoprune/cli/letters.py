@@ -11,7 +11,7 @@ _ERRORS = "autoprune-nearest"
 _NEAREST = (
     str.maketrans({"\N{NO-BREAK SPACE}": " ", "\N{EN DASH}": "-", "\N{MINUS SIGN}": "-"})
     | str.maketrans({"±": "~", "…": "."})
-    | str.maketrans("·●★◆─┊┤│", ".o*#-|||")  # of plots
+    | str.maketrans("·●★▾◆─┊┤│", ".o*v#-|||")  # of plots
     | str.maketrans("▁▂▃▄▅▆▇█", "_..--==#")
     | str.maketrans("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", r"|/-\|/-\|/".replace(r"\\", "\\"))  # what turns while one waits
 )

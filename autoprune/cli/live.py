@@ -116,6 +116,8 @@ class LiveScreen:
         if self.budget_ms is not None and self.cost == "latency":
             chart.upright(self.budget_ms, "┊", "yellow")
         chart.draw(front, "●", "cyan")
+        below = front[front[:, 1] < y.low]
+        chart.draw(np.stack([below[:, 0], np.full(len(below), y.middles[0])], 1), "▾", "cyan")
         for record, mark, style in (
             (self._dense, "◆", "magenta"),
             (None if self._standing is None else self._standing.best, "★", "bold green"),
