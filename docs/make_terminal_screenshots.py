@@ -7,6 +7,7 @@ It takes a minute or two on one core. The pace in the picture is that of the mac
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import tempfile
@@ -20,8 +21,8 @@ from autoprune.cli.outcome import show_outcome
 from autoprune.execution.driver import Progress
 from autoprune.run import Run, RunSettings
 
-IMAGES = Path(__file__).parent / "images"
-COMMAND = "autoprune search --budget-ms 10 --device jetson"
+IMAGES = Path(__file__).resolve().parent / "images"
+COMMAND = "autoprune search --budget-ms 10 --device jetson --output runs/mine"
 WIDTH, HEIGHT = 100, 27
 #: Evaluations after which the live screen is drawn.
 AFTER = 34
@@ -47,10 +48,9 @@ def save(console: Console, name: str) -> None:
 
 def main() -> None:
     """Search, and draw the live screen on the way and the last screen at the end."""
-    IMAGES.mkdir(exist_ok=True)
     settings = RunSettings.checked({"device": "jetson", "budget_ms": 10.0, "executor": "inline"})
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run.create(settings, output=Path(folder) / "run", say=print)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        run = Run.create(settings, output="runs/mine", say=print)
         live = LiveScreen(run)
 
         def listen(standing: Progress) -> None:

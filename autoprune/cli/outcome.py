@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 
 from autoprune.errors import MeasureError
@@ -40,8 +39,10 @@ def show_outcome(result: SearchResult, run: Run, console: Console | None = None)
     _print_failures(result, console)
     if result.best is not None:
         console.print("\n[bold]how sure[/]")
-        for sentence in doubts(result):
-            console.print(Padding(escape(sentence), (0, 0, 0, 2)), soft_wrap=False)
+        doubted = Table.grid(padding=(0, 2, 0, 0))
+        for what, told in doubts(result):
+            doubted.add_row(f"  {what}", escape(told))
+        console.print(doubted, soft_wrap=False)
     console.print("\n[bold]what next[/]")
     steps = next_steps(result, run)
     width = max(len(what) for what, _ in steps)
@@ -50,28 +51,31 @@ def show_outcome(result: SearchResult, run: Run, console: Console | None = None)
         console.print(f"  {what:<{width}}  {escape(command)}")
 
 
-def doubts(result: SearchResult) -> list[str]:
-    """Return what is known of how far the numbers of the best network may be off."""
+def doubts(result: SearchResult) -> list[tuple[str, str]]:
+    """Return how far the numbers of the best network may be off, each with what is known of it."""
     device, best = result.device, result.best
     assert best is not None, "there is nothing to doubt"
     off = device.error * best.latency_ms
-    sentences = [
-        f"latency is predicted, {text.milliseconds(best.latency_ms - off)} to "
-        f"{text.milliseconds(best.latency_ms + off)}: {device.error_text}",
-        *(f"but {note}" for note in device.notes),
+    ends = [text.milliseconds(best.latency_ms + sign * off) for sign in (-1, 1)]
+    about = [
+        (
+            "latency",
+            f"{ends[0]} to {ends[1]}, predicted: mean error on networks that were held out",
+        ),
+        *(("", note) for note in device.notes),
     ]
     if best.samples:
-        low, high = interval(best.accuracy, best.samples)
-        sentences.append(
-            f"accuracy on the search split is of {best.samples:,} samples, 95 % interval "
-            f"{text.percent(low)} to {text.percent(high)}; the search chose by it, so it flatters"
+        low, high = map(text.percent, interval(best.accuracy, best.samples))
+        about.append(
+            (
+                "accuracy",
+                f"{low} to {high} (95 %), from {best.samples:,} samples of the search split; the "
+                "best of many by it, so it flatters",
+            )
         )
     if best.test_accuracy is not None:
-        sentences.append(
-            "accuracy on the test split is of samples that the search never saw; the unpruned "
-            "network, the front and the best were scored on them once"
-        )
-    return sentences
+        about.append(("", "that of the test split is of samples the search never saw"))
+    return about
 
 
 def interval(share: float, samples: int) -> tuple[float, float]:

@@ -299,5 +299,5 @@ def _fault(entry: Any) -> str:  # pydantic_core.ErrorDetails, which its stubs ma
             else (f"{name}: missing")
         )
     if entry["type"] == "extra_forbidden":
-        return str(UnknownNameError("setting", name, RunSettings.model_fields))
+        return f"{name}: {UnknownNameError('setting', name, RunSettings.model_fields)}"
     return f"{name}: {str(entry['msg']).removeprefix('Input ')}, got {entry['input']!r}"

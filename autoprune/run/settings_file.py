@@ -12,7 +12,8 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -175,9 +176,11 @@ def _plain(text: str) -> str:
 
 def _choices(annotation: Any) -> str:
     """Return the values that a setting may have, where they are few."""
-    if get_origin(annotation) is not Literal:
+    union = get_origin(annotation) in (Union, UnionType)
+    parts = get_args(annotation) if union else (annotation,)
+    if any(get_origin(part) is not Literal for part in parts):
         return ""
-    return f" One of {', '.join(map(str, get_args(annotation)))}."
+    return f" One of {', '.join(str(value) for part in parts for value in get_args(part))}."
 
 
 def _yaml(value: Any) -> str:

@@ -35,8 +35,8 @@ def test_it_says_what_was_found_how_sure_and_what_to_do_next(last_screen):
     assert "latency on made_up, ±10 %" in found
     assert "on the front; all 3 trials are done" in found
     words = " ".join(sure.split())
-    assert "latency is predicted" in words
-    assert "is of 64 samples, 95 % interval" in words
+    assert "ms, predicted: mean error on networks that were held out" in words
+    assert "(95 %), from 64 samples of the search split" in words
     assert "autoprune export run --format onnx" in following
     assert "autoprune verify run --kit kit" in following  # the board is not this machine
     assert "autoprune finetune" not in following  # the task gives no batches to train on
