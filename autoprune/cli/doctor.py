@@ -159,7 +159,30 @@ def _package(requirement: Requirement, topic: str, way_out: str) -> Finding:
     if not requirement.specifier.contains(version, prereleases=True):
         told = f"{version}, but {requirement.specifier} is asked for"
         return Finding(topic, name, state, told, way_out)
+    lacking = sorted(_lacking(requirement))
+    if lacking:
+        told = f"{version} without {', '.join(lacking)}"
+        return Finding(
+            topic, f"{name}[{','.join(sorted(requirement.extras))}]", state, told, way_out
+        )
     return Finding(topic, name, "ok", version)
+
+
+def _lacking(requirement: Requirement) -> Iterator[str]:
+    """Yield the packages that are not there of those that a package's own extras ask for."""
+    asked = [Requirement(text) for text in importlib.metadata.requires(requirement.name) or []]
+    for each in asked:
+        wanted = any(_applies(each, extra) for extra in requirement.extras)
+        if wanted and not _applies(each, "") and not _installed(each.name):
+            yield each.name
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def runtimes() -> Iterator[Finding]:

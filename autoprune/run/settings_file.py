@@ -155,8 +155,10 @@ def merged(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
     result = dict(settings)
     for name, value in others.items():
         known = result.get(name)
-        both = isinstance(value, Mapping) and isinstance(known, Mapping)
-        result[name] = {**known, **value} if both else value
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            result[name] = {**known, **value}
+        else:
+            result[name] = value
     return result
 
 

@@ -13,8 +13,11 @@ REQUIRES = [
     "torch>=2; python_version < '3'",
     "rich; extra == 'pretty'",
     "no-such-extra; extra == 'pretty'",
+    "typer[plain]>=0; extra == 'pretty'",
+    "click[plain]>=0; extra == 'pretty'",
     "no-such-tool; extra == 'dev'",
 ]
+TYPER = ["click", "absent-a; extra == 'plain'", "absent-b; extra == 'other'"]
 
 
 @pytest.fixture
@@ -26,9 +29,7 @@ def required(monkeypatch):
         def get_all(self, name):
             return ["pretty", "dev"]
 
-    monkeypatch.setattr(
-        importlib.metadata, "requires", lambda name: REQUIRES if name == "autoprune" else None
-    )
+    monkeypatch.setattr(importlib.metadata, "requires", {"autoprune": REQUIRES, "typer": TYPER}.get)
     monkeypatch.setattr(
         importlib.metadata,
         "metadata",
@@ -44,10 +45,13 @@ def test_packages_are_those_that_are_asked_for(required):
         ("needed", "scipy"): "bad",
         ("extra pretty", "rich"): "ok",
         ("extra pretty", "no-such-extra"): "missing",
+        ("extra pretty", "typer[plain]"): "missing",
+        ("extra pretty", "click"): "ok",
     }
     assert found["needed", "numpy"].told == importlib.metadata.version("numpy")
     assert found["needed", "no-such-package"].way_out == "pip install 'no-such-package>=2'"
     assert "but >=1000 is asked for" in found["needed", "scipy"].told
+    assert found["extra pretty", "typer[plain]"].told.endswith("without absent-a")
     assert found["extra pretty", "no-such-extra"].way_out == "pip install 'autoprune[pretty]'"
 
 
