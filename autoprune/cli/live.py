@@ -63,7 +63,7 @@ class LiveScreen:
         self._points: list[tuple[float, float]] = []
         self._dense: Record | None = None
         self._volumes: list[float] = []
-        self._failed = self._screened = 0
+        self._failed = self._screened = self._rung = 0
 
     def __call__(self, standing: Standing) -> None:
         """Take note of an evaluation that has ended."""
@@ -81,7 +81,10 @@ class LiveScreen:
         if record.dense:
             self._dense = record
         elif record.complete and record.duplicate_of is None:
-            self._points.append((scores.cost(self.cost), scores.accuracy))
+            if record.rung > self._rung:  # scores are comparable within a rung only
+                self._rung, self._points = record.rung, []
+            if record.rung == self._rung:
+                self._points.append((scores.cost(self.cost), scores.accuracy))
 
     def _latest(self, record: Record, best: Record | None) -> str:
         """Return what became of the latest trial."""
@@ -187,6 +190,8 @@ class LiveScreen:
         return grid
 
     def _left(self, standing: Standing) -> str:
+        if standing.done >= standing.total and standing.running:
+            return "the last of them" if not standing.record.rung else "training the most promising"
         if standing.done >= standing.total:
             return "scoring the front on test samples, writing files"
         most = None if self.time_limit is None else max(0.0, self.time_limit - standing.seconds)
