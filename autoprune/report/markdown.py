@@ -25,7 +25,7 @@ def markdown(data: ReportData) -> str:
         "## Result",
         *_result(data),
         "## The front",
-        _table(_HEADER, _front(data)),
+        _table((*_HEADER, *([_FINETUNED] if data.finetuned else [])), _front(data)),
         *_search(data),
         "## Device profile",
         f"`{data.profile.name}`: ± {text.percent(data.profile.error, 0)}, "
@@ -41,6 +41,8 @@ def markdown(data: ReportData) -> str:
 _HEADER = (
     *("trial", "accuracy", "test accuracy", "loss", "latency", "speed-up", "MACs", "parameters"),
 )
+#: One more where networks of the run were fine-tuned.
+_FINETUNED = "fine-tuned"
 
 
 def _subject(data: ReportData) -> str:
@@ -78,9 +80,22 @@ def _front(data: ReportData) -> list[tuple[str, ...]]:
             f"{data.dense.latency_ms / row['latency_ms']:.2f}{text.TIMES}",
             text.count(row["macs"]),
             text.count(row["params"]),
+            *_finetuned(data, name),
         )
         for name, row in rows
     ]
+
+
+def _finetuned(data: ReportData, name: str) -> tuple[str, ...]:
+    """Return the accuracy after fine-tuning, nothing in a run without any."""
+    if not data.finetuned:
+        return ()
+    facts = data.finetuned.get(int(name)) if name.isdigit() else None
+    if facts is None:
+        return (text.MISSING,)
+    tested = facts.test_accuracy
+    known = "" if tested is None else f", test {text.percent(tested, 2)}"
+    return (f"{text.percent(facts.accuracy, 2)}{known}",)
 
 
 def _search(data: ReportData) -> list[str]:

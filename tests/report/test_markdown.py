@@ -4,6 +4,7 @@ import dataclasses
 
 from markdown_it import MarkdownIt
 
+from autoprune.report.data import FinetunedFacts
 from autoprune.report.markdown import markdown, write_markdown
 
 
@@ -40,6 +41,17 @@ def test_the_page_has_the_front_and_how_it_was_found(data):
     assert "Trial 2 is recommended." in html
     assert "Uniform pruning: 42.00 % with 2 networks." in html
     assert "autoprune.load('run')" in html
+
+
+def test_the_front_says_what_fine_tuning_made_of_it(data):
+    tuned = {2: FinetunedFacts(accuracy=0.95, test_accuracy=0.94),
+             4: FinetunedFacts(accuracy=0.97, test_accuracy=None)}  # fmt: skip
+    html = rendered(dataclasses.replace(data, finetuned=tuned))
+    assert "<th>fine-tuned</th>" in html
+    assert cells(html, "2")[8] == "95.00 %, test 94.00 %"
+    assert cells(html, "4")[8] == "97.00 %"
+    assert len(set(cells(html, "0")[8]) & set("0123456789")) == 0
+    assert "<th>fine-tuned</th>" not in rendered(data)
 
 
 def test_markup_in_names_stays_text(data):
