@@ -53,7 +53,8 @@ def main() -> None:
         profile = _profile(subject, folder, options.minutes)
         if options.only == "profile":
             continue
-        run = _searched(subject, profile, folder, options.realise)
+        trials = options.trials or NETWORKS[name]
+        run = _searched(subject, profile, folder, options.realise, trials)
         if options.only == "search":
             continue
         finished = FinishedRun.open(run, model=subject.model, task=subject.task, say=print)
@@ -69,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--minutes", type=float, default=3.0, help="of profiling, per network")
     parser.add_argument("--realise", default="merge")
+    parser.add_argument("--trials", type=int, help="of every network, in place of its usual number")
     parser.add_argument("--only", choices=("profile", "search"))
     parser.add_argument("--work", type=Path, default=Path("runs/verify"))
     return parser.parse_args()
@@ -102,7 +104,9 @@ def _profile(subject: Subject, folder: Path, minutes: float) -> DeviceProfile:
     return load_profile(path)
 
 
-def _searched(subject: Subject, profile: DeviceProfile, folder: Path, realise: str) -> Path:
+def _searched(
+    subject: Subject, profile: DeviceProfile, folder: Path, realise: str, trials: int
+) -> Path:
     """Return the run with a budget of half the unpruned network's predicted latency."""
     run = folder / "run"
     given = {"model": subject.model, "task": subject.task}
@@ -116,7 +120,7 @@ def _searched(subject: Subject, profile: DeviceProfile, folder: Path, realise: s
             **given,
             device=str(folder / "here.yaml"),
             budget_ms=dense / 2,
-            trials=NETWORKS[subject.name],
+            trials=trials,
             realise=realise,
             executor="inline",
             search_samples=None,
