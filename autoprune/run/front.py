@@ -38,7 +38,8 @@ class FrontPoint(NetworkFacts):
 class ParetoFront(Sequence[FrontPoint]):
     """Networks that no other of the search beats, the fastest first.
 
-    ``front[0]`` is a network, ``front["accuracy"]`` a column of the table.
+    ``front[0]`` is a network, ``front["accuracy"]`` a column of the table and
+    ``front[["trial", "accuracy"]]`` some of them.
 
     Attributes:
         points: The networks.
@@ -66,11 +67,13 @@ class ParetoFront(Sequence[FrontPoint]):
     def __getitem__(self, key: slice) -> tuple[FrontPoint, ...]: ...
     @overload
     def __getitem__(self, key: str) -> pd.Series: ...
+    @overload
+    def __getitem__(self, key: list[str]) -> pd.DataFrame: ...
     def __getitem__(
-        self, key: int | slice | str
-    ) -> FrontPoint | tuple[FrontPoint, ...] | pd.Series:
-        """Return a network, some of them, or a column of the table."""
-        return self.to_pandas()[key] if isinstance(key, str) else self.points[key]
+        self, key: int | slice | str | list[str]
+    ) -> FrontPoint | tuple[FrontPoint, ...] | pd.Series | pd.DataFrame:
+        """Return a network, some of them, or columns of the table."""
+        return self.to_pandas()[key] if isinstance(key, (str, list)) else self.points[key]
 
     def __str__(self) -> str:
         """Return the table."""

@@ -46,6 +46,7 @@ def test_a_front_is_a_sequence_of_networks_and_a_table(result):
     assert (len(front), front[0], list(front)) == (2, result.points[0], list(result.points))
     assert front[-1:] == result.points[1:]
     assert front["trial"].tolist() == [3, 1]
+    assert front[["macs", "trial"]].to_numpy().tolist() == [[10, 3], [10, 1]]
     assert front.to_pandas().equals(result.to_pandas())
     assert str(front).split()[:4] == ["trial", "accuracy", "loss", "latency_ms"]
 
