@@ -26,8 +26,8 @@ from autoprune.tasks.divergence import Divergence
 from autoprune.tasks.numerics import Numerics
 from autoprune.tasks.racing import Bar, race
 
-#: What samplers minimise beside latency: mean loss, the loss at the temperature that suits a network,
-#: or mean divergence from the unpruned network.
+#: What samplers minimise beside latency: mean loss, the loss at the temperature that suits a
+#: network, or mean divergence from the unpruned network.
 Metric = Literal["loss", "calibrated", "kl"]
 
 
