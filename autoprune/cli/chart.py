@@ -109,11 +109,13 @@ def sparkline(values: Iterable[float], width: int) -> str:
     >>> sparkline([0.0, 0.5, 1.0], 8)
     '▁▅█'
     """
-    series = np.array(list(values), float)
-    if not len(series):
+    known = list(values)
+    if not known:
         return ""
-    if len(series) > width:
-        series = series[np.linspace(len(series) / width, len(series), width).astype(int) - 1]
+    if len(known) > width:
+        ends = np.linspace(len(known) / width, len(known), width).astype(int) - 1
+        known = [known[end] for end in ends.tolist()]
+    series = np.array(known, float)
     low, spread = series.min(), series.max() - series.min()
     shares = (series - low) / spread if spread > 0 else np.zeros(len(series))
     return "".join(_SPARKS[round(share * (len(_SPARKS) - 1))] for share in shares.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ class LiveScreen:
         self.pace = Pace(clock=clock)
         self._standing: Standing | None = None
         self._read = 0
-        self._points: list[tuple[float, float]] = []
+        self._points = array.array("d")  # cost and accuracy by turns
         self._dense: Record | None = None
         self._volumes: list[float] = []
         self._failed = self._screened = self._rung = 0
@@ -82,9 +83,9 @@ class LiveScreen:
             self._dense = record
         elif record.complete and record.duplicate_of is None:
             if record.rung > self._rung:  # scores are comparable within a rung only
-                self._rung, self._points = record.rung, []
+                self._rung, self._points = record.rung, array.array("d")
             if record.rung == self._rung:
-                self._points.append((scores.cost(self.cost), scores.accuracy))
+                self._points.extend((scores.cost(self.cost), scores.accuracy))
 
     def _latest(self, record: Record, best: Record | None) -> str:
         """Return what became of the latest trial."""
@@ -109,7 +110,8 @@ class LiveScreen:
         yield Panel(Group(*parts), title=escape(self.title), title_align="left", border_style="dim")
 
     def _plot(self, columns: int, rows: int) -> list[Text]:
-        points = np.array(self._points, float)
+        # By way of bytes: an array that numpy looks at could not grow meanwhile.
+        points = np.frombuffer(self._points.tobytes()).reshape(-1, 2)
         front = points[pareto_mask(points[:, 1], points[:, 0])]
         front = front[np.argsort(front[:, 0])]
         x, y = self._axes(front, columns, rows)
