@@ -170,6 +170,21 @@ def proxies() -> str:
     return markdown(["ranked by", "correlation (90 % interval)", "repair s", "evaluation s"], rows)
 
 
+def recovery() -> str:
+    """Return accuracies before and during a short fine-tuning, ours and torch-pruning's."""
+    table = parsed("bm_recovery.md")
+    steps = [name for name in table.columns if name.startswith("step ")]
+    columns = ["fewer MACs", "network", "seeds", *steps]
+    return markdown(columns, table[columns].to_numpy().tolist())
+
+
+def both() -> str:
+    """Return what autoprune and torch-pruning take for the same steps."""
+    table = parsed("bm_pipeline.md")
+    columns = ["what", "autoprune", "torch-pruning"]
+    return markdown(columns, table[columns].to_numpy().tolist())
+
+
 def latencies() -> str:
     """Return errors of predicted latency on held-out networks, ours and by MACs."""
     table = parsed("bm_latency.md").set_index("profile")
@@ -179,7 +194,8 @@ def latencies() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    each.__name__: each for each in (repairs, reads, searches, strategies, proxies, latencies)
+    each.__name__: each
+    for each in (repairs, reads, searches, strategies, proxies, latencies, recovery, both)
 }
 
 
