@@ -40,7 +40,7 @@ NOT_RUN = {
     "with files of yours": 1,
     "measures for minutes": 2,
     "needs a board": 1,
-    "needs a cluster": 3,
+    "needs a cluster": 4,
     "needs a database": 1,
     "needs the published tables": 1,
     "serves until it is stopped": 1,
