@@ -366,6 +366,7 @@ any step: torch-pruning's networks as cut, ours repaired from {CALIBRATION} unla
   was taken, not for ours. Accuracy at the end by rate: {rates}.
 
 {_compared(main_rows(rows))}
+{_progress(rows)}
 
 This is no full fine-tuning: a processor has no time for the hundreds of epochs after which DepGraph
 is published with 93.77 % at 2.13x and 93.64 % at 2.57x fewer MACs, and AMC with 91.90 % at 2x.
@@ -386,6 +387,18 @@ def _compared(rows: pd.DataFrame) -> str:
             f"torch-pruning's {100 * best:.1f} after all of them."
         )
     return "\n".join(sentences)
+
+
+def _progress(rows: pd.DataFrame) -> str:
+    """Return how many of the fine-tunings that are compared are done."""
+    fraction = best_fraction(rows)
+    wanted = {
+        Case(target, *style, fraction, seed)
+        for target in TARGETS
+        for style in STYLES
+        for seed in SEEDS
+    }
+    return f"{len(wanted & known())} of {len(wanted)} fine-tunings are done; the command goes on."
 
 
 def _peak(fraction: float) -> float:
