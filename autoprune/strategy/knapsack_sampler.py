@@ -38,6 +38,9 @@ _SENSITIVITY = 5
 #: Rows of latency that one round of moves of the pool's level switches may ask for.
 _ROWS = 12_000
 
+#: So many of the best candidates within a budget are changed to find a better one.
+_BEST = 4
+
 #: Budgets from this fraction of the fastest useful network's latency on are worth solving for.
 _BELOW_FRONT = 0.85
 
@@ -341,6 +344,15 @@ class KnapsackSampler(CandidateSampler):
         elite: Int[np.ndarray, " n"] = rows[history.y[rows] < best]
         return elite
 
+    def _best_within(self, history: _History) -> Int[np.ndarray, " n"]:
+        """Return the best evaluated candidates within the budget, the best first."""
+        if self.problem.budget_ms is None:
+            return np.zeros(0, np.int64)
+        useful = history.done & history.precise & (history.ms <= self.problem.budget_ms)
+        rows = np.flatnonzero(useful)
+        best: Int[np.ndarray, " n"] = rows[np.argsort(history.y[rows], kind="stable")[:_BEST]]
+        return best
+
     # --- the pool -----------------------------------------------------------------------------
 
     def _best(
@@ -411,6 +423,10 @@ class KnapsackSampler(CandidateSampler):
         grid, space = self.allocator.grid, self.problem.space
         count = min(self.settings.switches, max(_ROWS // max(int(grid.counts.sum()), 1), 4))
         row = elite[rng.integers(len(elite), size=count)] if len(elite) else elite
+        best = self._best_within(history)
+        if len(best):
+            near = rng.uniform(size=len(row)) < self.settings.at_budget
+            row = np.where(near, best[rng.integers(len(best), size=len(row))], row)
         levels, keep = grid.nearest(history.widths[row]), history.keep[row].copy()
         places = np.append(
             np.flatnonzero(grid.counts > 1),
