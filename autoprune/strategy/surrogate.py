@@ -29,6 +29,9 @@ _STEP = 1e-6
 #: Log-losses beyond this fraction of the one of guessing are taken for this.
 _NEARLY_GUESSING = 0.98
 
+#: How many times as inexact as thought beforehand the features may turn out to be.
+_NOISES = (1.0, 2.0, 4.0)
+
 #: Fewest evaluations by which the model is judged, and in how many bins of latency.
 _JUDGED = 24
 _BINS = 3
@@ -249,7 +252,8 @@ class Prior:
         depth: Of the factor that all blocks share: their damage weighs from 0.3 to 7 times that of
             groups, 1.2 to 1.3 times where blocks that stay are reconstructed
             (`benchmarks/bm_curves.py`).
-        noise: Standard deviation of an evaluation around what the features can tell, in log-loss.
+        noise: Standard deviation of an evaluation around what the features can tell, in log-loss;
+            more where evaluations say so.
         cut: Log-loss over the unpruned network's above which a network is destroyed.
         ceiling: That of guessing, where it is known; no network is much worse.
         destroyed_weight: Weight of the evaluation of a destroyed network.
@@ -294,6 +298,7 @@ def fit(
     # Where a loss hardly grows with the damage any more, it says as little of the damage.
     weight = weight * saturation.slope(total) ** 2
     scale = _scale(features[:, 0], total, weight, scale)
+    prior = _noticed(basis, features, total, weight, scale, prior)
     made = _posterior(basis, features, total, weight, scale, prior, 1.0)
     if len(y) < _JUDGED:
         return made
@@ -344,6 +349,26 @@ def rank_within_bins(
         varies = all(np.ptp(rank) > 0 for rank in ranks)
         found.append(np.corrcoef(*ranks)[0, 1] if varies else 0.0)
     return float(np.mean(found))
+
+
+def _noticed(
+    basis: Basis,
+    features: Float[np.ndarray, "n features"],
+    total: Float[np.ndarray, " n"],
+    weight: Float[np.ndarray, " n"],
+    scale: float,
+    prior: Prior,
+) -> Prior:
+    """Return the prior with the noise under which the evaluations are most probable."""
+    scaled = features * _spread(basis, scale, prior, 1.0)
+    told = scaled @ scaled.T
+    found = []
+    for factor in _NOISES:
+        noise = factor * prior.noise
+        root = np.linalg.cholesky(told + np.diag(noise**2 / weight))
+        error = np.linalg.solve(root, total - scaled[:, 0])
+        found.append((-0.5 * float(error @ error) - float(np.log(np.diag(root)).sum()), noise))
+    return dataclasses.replace(prior, noise=max(found)[1])
 
 
 def _posterior(
