@@ -1,18 +1,21 @@
 """Predicts the loss of candidates: damage curves, corrected by Bayesian linear regression.
 
-Damage adds up, but a network that is half destroyed has less left to lose: the log-loss
-is the sum, saturating at that of guessing. So little has to be learned: one scale for all curves, a
-factor and a change of shape for each, and how neighbours add up. Priors hold all corrections near
-zero until evaluations speak.
+Damage adds up, but a network that is half destroyed has less left to lose: the log-loss is the sum,
+saturating at that of guessing. So little has to be learned: one scale for all curves, a factor and
+a change of shape for each, and how neighbours add up. Priors hold all corrections near zero until
+evaluations speak. What the sum cannot tell is no noise: candidates that are nearly the same share
+it, so the neighbours of a network that is better than foretold are foretold better too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from autoprune.strategy.costs import Costs
@@ -30,7 +33,13 @@ _STEP = 1e-6
 _NEARLY_GUESSING = 0.98
 
 #: How many times as inexact as thought beforehand the features may turn out to be.
-_NOISES = (1.0, 2.0, 4.0)
+_MISFITS = (1.0, 2.0, 4.0)
+
+#: Noise of an evaluation as a fraction of the least misfit.
+_NOISE = 0.5
+
+#: Candidates this many whole groups or blocks apart share 1 / e of what the features cannot tell.
+_REACH = 1.0
 
 #: Fewest evaluations by which the model is judged, and in how many bins of latency.
 _JUDGED = 24
@@ -79,6 +88,17 @@ class Basis:
         depth = (~keep) @ self.damage.blocks
         parts = [total[:, None], part, root, root[:, a] * root[:, b], ~keep, depth[:, None]]
         return np.hstack(parts)
+
+    def places(
+        self, features: Float[np.ndarray, "n features"]
+    ) -> Float[np.ndarray, "n dimensions"]:
+        """Return where candidates lie: each group from whole 0 to narrowest 1, each block."""
+        groups, pairs, blocks = len(self.most), len(self.edges), len(self.damage.blocks)
+        first = 1 + 2 * groups + pairs
+        places: Float[np.ndarray, "n dimensions"] = np.hstack(
+            [features[:, 1 + groups : 1 + 2 * groups], features[:, first : first + blocks]]
+        )
+        return places
 
     def fractions(self, widths: Int[np.ndarray, "n groups"]) -> Float[np.ndarray, "n groups"]:
         """Return the damage of each group as a fraction of that at its narrowest."""
@@ -181,27 +201,87 @@ class Saturation:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Evaluations:
+    """What was evaluated, before the log-loss saturates.
+
+    Attributes:
+        features: One row each.
+        total: What adds up to the log-loss that came out.
+        weight: Weight of each, at most about 1.
+    """
+
+    features: Float[np.ndarray, "n features"]
+    total: Float[np.ndarray, " n"]
+    weight: Float[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A Gaussian posterior of the coefficients, in units of their prior standard deviations.
+    """A Gaussian posterior: coefficients in units of their prior standard deviations, and misfit.
+
+    The misfit is a Gaussian process over :meth:`Basis.places` whose covariance falls exponentially
+    with the distance [Rasmussen2006gp, section 2.7 for coefficients beside a process].
 
     Attributes:
         basis: What the coefficients belong to.
         saturation: From what the features add up to, to log-loss.
         spread: Prior standard deviations.
-        mean: Posterior mean.
-        root: Triangular root of the posterior precision.
-        noise: Standard deviation of an evaluation around what the features can tell, in log-loss.
+        misfit: Standard deviation of what the features cannot tell, in log-loss.
+        noise: Standard deviation of an evaluation around both.
+        seen: What was evaluated.
         judgement: Rank correlation of left-out predictions with evaluations of similar latency;
             ``None`` for too few of them.
+
+    References:
+        [Rasmussen2006gp] Rasmussen, Williams. Gaussian Processes for Machine Learning. MIT Press,
+        2006.
     """
 
     basis: Basis
     saturation: Saturation
     spread: Float[np.ndarray, " features"]
-    mean: Float[np.ndarray, " features"]
-    root: Float[np.ndarray, "features features"]
+    misfit: float
     noise: float
+    seen: Evaluations
     judgement: float | None = None
+
+    @cached_property
+    def _whitening(self) -> Float[np.ndarray, "n n"]:
+        """Triangular root of the covariance of misfit and noise."""
+        places = self.basis.places(self.seen.features)
+        covariance = self._shared(places, places) + self.noise**2 * np.eye(len(places))
+        root: Float[np.ndarray, "n n"] = np.linalg.cholesky(covariance)
+        return root
+
+    @cached_property
+    def _white(self) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, " n"]]:
+        """Features and totals of what was evaluated, as if misfit and noise were independent."""
+        heavy = np.sqrt(self.seen.weight)
+        scaled = heavy[:, None] * self.seen.features * self.spread
+        return (
+            np.linalg.solve(self._whitening, scaled),
+            np.linalg.solve(self._whitening, heavy * self.seen.total),
+        )
+
+    @cached_property
+    def root(self) -> Float[np.ndarray, "features features"]:
+        """Triangular root of the posterior precision of the coefficients."""
+        white, _ = self._white
+        root: Float[np.ndarray, "features features"] = np.linalg.cholesky(
+            np.eye(len(self.spread)) + white.T @ white
+        )
+        return root
+
+    @cached_property
+    def mean(self) -> Float[np.ndarray, " features"]:
+        """Posterior mean of the coefficients; that of the first is 1 before any evaluation."""
+        white, total = self._white
+        right = white.T @ total
+        right[0] += 1.0
+        mean: Float[np.ndarray, " features"] = np.linalg.solve(
+            self.root.T, np.linalg.solve(self.root, right)
+        )
+        return mean
 
     def predict(
         self, features: Float[np.ndarray, "n features"]
@@ -213,10 +293,25 @@ class Surrogate:
     def totals(
         self, features: Float[np.ndarray, "n features"]
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Return mean and variance of what the features add up to, before it saturates."""
+        """Return mean and variance of the log-loss before it saturates."""
+        white, total = self._white
+        shared = self._shared(self.basis.places(self.seen.features), self.basis.places(features))
+        known = np.linalg.solve(self._whitening, shared)
         scaled = features * self.spread
-        half = np.linalg.solve(self.root, scaled.T)
-        return scaled @ self.mean, (half**2).sum(axis=0)
+        half = np.linalg.solve(self.root, scaled.T - white.T @ known)
+        mean = scaled @ self.mean + (total - white @ self.mean) @ known
+        # Two terms of the size of the misfit; their difference must not fall below nothing.
+        left = np.maximum(self.misfit**2 - (known**2).sum(axis=0), 0.0)
+        return mean, left + (half**2).sum(axis=0)
+
+    def _shared(
+        self, one: Float[np.ndarray, "m dimensions"], other: Float[np.ndarray, "n dimensions"]
+    ) -> Float[np.ndarray, "m n"]:
+        """Return the covariance of the misfit of candidates at these places."""
+        shared: Float[np.ndarray, "m n"] = self.misfit**2 * np.exp(
+            -cdist(one, other, "cityblock") / _REACH
+        )
+        return shared
 
     def draws(
         self, rng: np.random.Generator, count: int, *, temper: float
@@ -235,10 +330,44 @@ class Surrogate:
 
     def believing(self, features: Float[np.ndarray, "n features"]) -> Surrogate:
         """Return the posterior if these candidates were evaluated as predicted."""
-        slope = self.saturation.slope(self.totals(features)[0])
-        scaled = features * self.spread * slope[:, None] / self.noise
-        precision = self.root @ self.root.T + scaled.T @ scaled
-        return dataclasses.replace(self, root=np.linalg.cholesky(precision))
+        total, _ = self.totals(features)
+        seen = Evaluations(
+            np.vstack([self.seen.features, features]),
+            np.append(self.seen.total, total),
+            np.append(self.seen.weight, self.saturation.slope(total) ** 2),
+        )
+        return dataclasses.replace(self, seen=seen)
+
+    @property
+    def evidence(self) -> float:
+        """Logarithm of how probable the evaluations are, up to a constant."""
+        root = np.linalg.cholesky(self._covariance)
+        error = np.linalg.solve(root, self._surprise)
+        return -0.5 * float(error @ error) - float(np.log(np.diag(root)).sum())
+
+    def left_out(self) -> Float[np.ndarray, " n"]:
+        """Return the prediction of each evaluation from all others, before it saturates."""
+        inverse = np.linalg.inv(self._covariance)
+        error = (inverse @ self._surprise) / np.diag(inverse)
+        predicted: Float[np.ndarray, " n"] = self.seen.total - error / np.sqrt(self.seen.weight)
+        return predicted
+
+    @property
+    def _covariance(self) -> Float[np.ndarray, "n n"]:
+        """Covariance of the evaluations times the roots of their weights."""
+        white, _ = self._white
+        whole = np.eye(len(white)) + white @ white.T
+        covariance: Float[np.ndarray, "n n"] = self._whitening @ whole @ self._whitening.T
+        return covariance
+
+    @property
+    def _surprise(self) -> Float[np.ndarray, " n"]:
+        """What came out less what the damage foretold, times the roots of the weights."""
+        seen = self.seen
+        gap: Float[np.ndarray, " n"] = np.sqrt(seen.weight) * (
+            seen.total - seen.features[:, 0] * self.spread[0]
+        )
+        return gap
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,8 +381,8 @@ class Prior:
         depth: Of the factor that all blocks share: their damage weighs from 0.3 to 7 times that of
             groups, 1.2 to 1.3 times where blocks that stay are reconstructed
             (`benchmarks/bm_curves.py`).
-        noise: Standard deviation of an evaluation around what the features can tell, in log-loss;
-            more where evaluations say so.
+        misfit: Standard deviation of what the features cannot tell, in log-loss; more where
+            evaluations say so.
         cut: Log-loss over the unpruned network's above which a network is destroyed.
         ceiling: That of guessing, where it is known; no network is much worse.
         destroyed_weight: Weight of the evaluation of a destroyed network.
@@ -264,7 +393,7 @@ class Prior:
     root: float = 0.35
     pair: float = 0.25
     depth: float = 1.0
-    noise: float = 0.04
+    misfit: float = 0.04
     cut: float = 1.2
     ceiling: float = math.inf
     destroyed_weight: float = 0.2
@@ -296,38 +425,22 @@ def fit(
     saturation = Saturation(prior.ceiling)
     total = saturation.inverse(y)
     # Where a loss hardly grows with the damage any more, it says as little of the damage.
-    weight = weight * saturation.slope(total) ** 2
-    scale = _scale(features[:, 0], total, weight, scale)
-    prior = _noticed(basis, features, total, weight, scale, prior)
-    made = _posterior(basis, features, total, weight, scale, prior, 1.0)
+    seen = Evaluations(features, total, weight * saturation.slope(total) ** 2)
+    scale = _scale(seen, scale)
+
+    def made(misfit: float, inflation: float) -> Surrogate:
+        spread = _spread(basis, scale, prior, inflation)
+        return Surrogate(basis, saturation, spread, misfit, _NOISE * prior.misfit, seen)
+
+    found = max(
+        (made(times * prior.misfit, 1.0) for times in _MISFITS), key=lambda each: each.evidence
+    )
     if len(y) < _JUDGED:
-        return made
-    left_out, _ = leave_one_out(made, features, total, weight)
-    judgement = rank_within_bins(left_out, total, latency_ms)
+        return found
+    judgement = rank_within_bins(found.left_out(), total, latency_ms)
     if judgement < prior.least_rank:
-        made = _posterior(basis, features, total, weight, scale, prior, 2.0)
-    return dataclasses.replace(made, judgement=judgement)
-
-
-def leave_one_out(
-    surrogate: Surrogate,
-    features: Float[np.ndarray, "n features"],
-    total: Float[np.ndarray, " n"],
-    weight: Float[np.ndarray, " n"],
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return the prediction of each evaluation from all others, and its standardised error.
-
-    Args:
-        surrogate: Fitted to all of them.
-        features: What was evaluated.
-        total: What adds up to the log-loss that came out.
-        weight: Weight of each of these in the fit.
-    """
-    mean, variance = surrogate.totals(features)
-    noise = surrogate.noise**2 / weight
-    # With the evaluation itself, the variance is that without it times the noise's share.
-    error = (total - mean) / (1.0 - variance / noise)
-    return total - error, error / np.sqrt(noise / (1.0 - variance / noise))
+        found = made(found.misfit, 2.0)
+    return dataclasses.replace(found, judgement=judgement)
 
 
 def rank_within_bins(
@@ -351,46 +464,6 @@ def rank_within_bins(
     return float(np.mean(found))
 
 
-def _noticed(
-    basis: Basis,
-    features: Float[np.ndarray, "n features"],
-    total: Float[np.ndarray, " n"],
-    weight: Float[np.ndarray, " n"],
-    scale: float,
-    prior: Prior,
-) -> Prior:
-    """Return the prior with the noise under which the evaluations are most probable."""
-    scaled = features * _spread(basis, scale, prior, 1.0)
-    told = scaled @ scaled.T
-    found = []
-    for factor in _NOISES:
-        noise = factor * prior.noise
-        root = np.linalg.cholesky(told + np.diag(noise**2 / weight))
-        error = np.linalg.solve(root, total - scaled[:, 0])
-        found.append((-0.5 * float(error @ error) - float(np.log(np.diag(root)).sum()), noise))
-    return dataclasses.replace(prior, noise=max(found)[1])
-
-
-def _posterior(
-    basis: Basis,
-    features: Float[np.ndarray, "n features"],
-    total: Float[np.ndarray, " n"],
-    weight: Float[np.ndarray, " n"],
-    scale: float,
-    prior: Prior,
-    inflation: float,
-) -> Surrogate:
-    spread = _spread(basis, scale, prior, inflation)
-    expected = np.zeros(len(spread))
-    expected[0] = 1.0
-    scaled = features * spread * np.sqrt(weight)[:, None] / prior.noise
-    target = total * np.sqrt(weight) / prior.noise
-    precision = np.eye(len(spread)) + scaled.T @ scaled
-    root = np.linalg.cholesky(precision)
-    mean = np.linalg.solve(root.T, np.linalg.solve(root, expected + scaled.T @ target))
-    return Surrogate(basis, Saturation(prior.ceiling), spread, mean, root, prior.noise)
-
-
 def _spread(
     basis: Basis, scale: float, prior: Prior, inflation: float
 ) -> Float[np.ndarray, " features"]:
@@ -403,15 +476,11 @@ def _spread(
     )
 
 
-def _scale(
-    damage: Float[np.ndarray, " n"],
-    total: Float[np.ndarray, " n"],
-    weight: Float[np.ndarray, " n"],
-    start: float,
-) -> float:
+def _scale(seen: Evaluations, start: float) -> float:
     """Return log-loss per damage by weighted least squares, within a factor of 100 of the start."""
+    damage, weight = seen.features[:, 0], seen.weight
     below = (weight * damage**2).sum()
-    slope = (weight * damage * total).sum() / below if below > 0 else start
+    slope = (weight * damage * seen.total).sum() / below if below > 0 else start
     return float(np.clip(slope, start / 100.0, start * 100.0))
 
 

@@ -1,17 +1,19 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from autoprune.strategy.damage import Damage
 from autoprune.strategy.levels import plateau_levels
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.surrogate import (
     Basis,
+    Evaluations,
     Prior,
     Saturation,
     fit,
-    leave_one_out,
     rank_within_bins,
 )
 from autoprune.testing.samplers import made_up_problem
@@ -66,42 +68,65 @@ def test_features_term_by_term():
         np.testing.assert_allclose(found, [*expected, *(~keep[row]), depth], atol=1e-12)
 
 
+def process(made, features, seen, misfit):
+    """Covariance of what coefficients and misfit tell of two sets of candidates, term by term."""
+    groups, pairs, blocks = 4, 3, 3
+
+    def place(row):
+        return np.append(row[1 + groups : 1 + 2 * groups], row[-1 - blocks : -1])
+
+    assert made.edges.shape == (pairs, 2)
+    return np.array(
+        [
+            [misfit**2 * np.exp(-np.abs(place(one) - place(other)).sum()) for other in seen]
+            for one in features
+        ]
+    )
+
+
+def conditioned(made, found, at):
+    """Mean and variance of a joint normal distribution of evaluations, without coefficients."""
+    seen, spread = found.seen, found.spread
+    noise = np.diag(found.noise**2 / seen.weight)
+    heavy = 1.0 / np.sqrt(seen.weight)
+    misfit = process(made, seen.features, seen.features, found.misfit)
+    kernel = seen.features * spread**2 @ seen.features.T + misfit * np.outer(heavy, heavy) + noise
+    cross = at * spread**2 @ seen.features.T
+    cross = cross + process(made, at, seen.features, found.misfit) * heavy
+    surprise = seen.total - spread[0] * seen.features[:, 0]
+    mean = at[:, 0] * spread[0] + cross @ np.linalg.solve(kernel, surprise)
+    prior = at * spread**2 @ at.T + process(made, at, at, found.misfit)
+    return mean, np.diag(prior - cross @ np.linalg.solve(kernel, cross.T))
+
+
 def test_posterior_is_that_of_conditioning_the_joint_normal():
     made, features, y, weight, ms = evaluations(12)
-    prior = Prior(cut=1e9)
-    found = fit(made, features, y, weight, ms, scale=0.5, prior=prior)
+    found = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
     scale = (weight * features[:, 0] * y).sum() / (weight * features[:, 0] ** 2).sum()
-    spread = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
-    # In the space of evaluations instead of coefficients.
-    kernel = features * spread**2 @ features.T + np.diag(prior.noise**2 / weight)
-    new = random_candidates(made.space, np.random.default_rng(9), 7)
-    unseen = made.features(*new)
-    at = unseen
-    cross = at * spread**2 @ features.T
-    mean = at[:, 0] * scale + cross @ np.linalg.solve(kernel, y - scale * features[:, 0])
-    covariance = at * spread**2 @ at.T - cross @ np.linalg.solve(kernel, cross.T)
-    np.testing.assert_allclose(found.predict(unseen)[0], mean, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(found.predict(unseen)[1], np.diag(covariance), rtol=1e-5, atol=1e-9)
+    expected = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
+    np.testing.assert_allclose(found.spread, expected)
+    at = made.features(*random_candidates(made.space, np.random.default_rng(9), 7))
+    mean, variance = conditioned(made, found, at)
+    np.testing.assert_allclose(found.predict(at)[0], mean, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found.predict(at)[1], variance, rtol=1e-5, atol=1e-9)
 
 
 def test_left_out_predictions_are_those_of_fits_without():
     made, features, y, weight, ms = evaluations(10)
     whole = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
-    predicted, standardised = leave_one_out(whole, features, y, weight)
-    noise = whole.noise
+    predicted = whole.left_out()
     for out in range(10):
         rest = np.arange(10) != out
         # The same prior: what the scale is fitted to must not change with what is left out.
-        scaled = features[rest] * whole.spread * np.sqrt(weight[rest])[:, None] / noise
-        precision = np.eye(features.shape[1]) + scaled.T @ scaled
-        right = scaled.T @ (y[rest] * np.sqrt(weight[rest]) / noise)
-        right[0] += 1.0
-        mean = np.linalg.solve(precision, right)
-        at = features[out] * whole.spread
-        np.testing.assert_allclose(predicted[out], at @ mean, rtol=1e-6)
-        variance = at @ np.linalg.solve(precision, at) + noise**2 / weight[out]
-        error = (y[out] - at @ mean) / np.sqrt(variance)
-        np.testing.assert_allclose(standardised[out], error, rtol=1e-6)
+        seen = Evaluations(features[rest], y[rest], weight[rest])
+        without = dataclasses.replace(whole, seen=seen)
+        # Its misfit counts as much as its evaluation does.
+        mean, _ = conditioned(made, without, features[out : out + 1])
+        linear = features[out] @ without.theta
+        share = 1.0 / np.sqrt(weight[out])
+        expected = linear + share * (without.predict(features[out : out + 1])[0][0] - linear)
+        np.testing.assert_allclose(without.predict(features[out : out + 1])[0], mean, rtol=1e-6)
+        np.testing.assert_allclose(predicted[out], expected, rtol=1e-5)
 
 
 def test_believing_keeps_the_mean_and_equals_an_evaluation_as_predicted():
@@ -109,13 +134,53 @@ def test_believing_keeps_the_mean_and_equals_an_evaluation_as_predicted():
     first = fit(made, features[:8], y[:8], weight[:8], ms[:8], scale=0.5, prior=Prior(cut=1e9))
     believed = first.believing(features[8:])
     at = made.features(*random_candidates(made.space, np.random.default_rng(9), 7))
-    np.testing.assert_allclose(believed.predict(at)[0], first.predict(at)[0])
-    scaled = features * first.spread / first.noise
-    scaled[:8] *= np.sqrt(weight[:8])[:, None]
-    covariance = np.linalg.inv(np.eye(features.shape[1]) + scaled.T @ scaled)
-    seen = at * first.spread
-    variance = np.einsum("ni,ij,nj->n", seen, covariance, seen)
+    np.testing.assert_allclose(believed.predict(at)[0], first.predict(at)[0], atol=1e-9)
+    mean, variance = conditioned(made, believed, at)
+    np.testing.assert_allclose(mean, first.predict(at)[0], atol=1e-9)
     np.testing.assert_allclose(believed.predict(at)[1], variance, rtol=1e-5, atol=1e-9)
+    assert (believed.predict(at)[1] < first.predict(at)[1]).all()
+
+
+def test_the_misfit_is_the_one_under_which_evaluations_are_most_probable():
+    made, features, y, weight, ms = evaluations(60)
+    truth = y + 0.3 * np.random.default_rng(3).normal(size=60)
+    for values, misfit in ((y, 0.04), (truth, 0.16)):
+        found = fit(made, features, values, weight, ms, scale=0.5, prior=Prior(cut=1e9))
+        assert found.misfit == pytest.approx(misfit)
+        heavy = np.sqrt(weight)
+        for each in (0.04, 0.08, 0.16):
+            other = dataclasses.replace(found, misfit=each)
+            covariance = features * found.spread**2 @ features.T * np.outer(heavy, heavy)
+            covariance += process(made, features, features, each) + 0.02**2 * np.eye(60)
+            density = multivariate_normal(heavy * features[:, 0] * found.spread[0], covariance)
+            constant = 30 * np.log(2 * np.pi)
+            assert other.evidence == pytest.approx(density.logpdf(heavy * values) + constant)
+
+
+def test_neighbours_of_what_is_better_than_foretold_are_foretold_better():
+    made, features, y, _, ms = evaluations(30)
+    lucky = y.copy()
+    lucky[7] -= 0.5
+    usual, found = (
+        fit(
+            made,
+            features,
+            values,
+            np.ones(30),
+            ms,
+            scale=0.5,
+            prior=Prior(cut=1e9, linear=1e-3, root=1e-3, pair=1e-3, depth=1e-3, misfit=0.2),
+        )
+        for values in (y, lucky)
+    )
+    near = features[7:8].copy()
+    near[0, 5] += 0.05
+    gains = (
+        usual.predict(np.vstack([near, features]))[0]
+        - found.predict(np.vstack([near, features]))[0]
+    )
+    assert gains[0] > 0.2
+    assert gains[0] > 20 * np.median(np.abs(gains[1:]))
 
 
 def test_order_of_evaluations_does_not_matter():
@@ -154,8 +219,11 @@ def test_draws_have_the_posterior_moments():
     found = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
     drawn = found.draws(np.random.default_rng(0), 20_000, temper=0.5)
     at = made.features(*random_candidates(made.space, np.random.default_rng(9), 5))
-    mean, variance = found.predict(at)
     values = at @ drawn.T
+    # What the coefficients tell, without the misfit.
+    scaled = at * found.spread
+    mean = scaled @ found.mean
+    variance = (np.linalg.solve(found.root, scaled.T) ** 2).sum(axis=0)
     # Six standard errors of 20,000 draws: one comparison in 10^8 fails by chance.
     error = 6.0 * 0.5 * np.sqrt(variance / 20_000)
     assert (np.abs(values.mean(axis=1) - mean) < error).all()

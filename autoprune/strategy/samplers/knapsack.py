@@ -23,7 +23,7 @@ def knapsack(
     temper: float = KnapsackSettings.temper,
     exploration: float = KnapsackSettings.exploration,
     at_budget: float = KnapsackSettings.at_budget,
-    noise: float = Prior.noise,
+    misfit: float = Prior.misfit,
 ) -> BaseSampler:
     """Return :class:`~autoprune.strategy.knapsack_sampler.KnapsackSampler` on structured OBS.
 
@@ -38,7 +38,7 @@ def knapsack(
         temper: Factor of the deviations of drawn coefficients.
         exploration: Fraction of proposals that are random.
         at_budget: Fraction of the drawn solutions at the budget where there is one.
-        noise: Standard deviation of an evaluation around what damage can tell, in log-loss.
+        misfit: Standard deviation of what damage cannot tell, in log-loss.
     """
     settings = KnapsackSettings(
         anchors=anchors,
@@ -49,4 +49,4 @@ def knapsack(
         exploration=exploration,
         at_budget=at_budget,
     )
-    return KnapsackSampler(problem, seed=seed, settings=settings, prior=Prior(noise=noise))
+    return KnapsackSampler(problem, seed=seed, settings=settings, prior=Prior(misfit=misfit))
