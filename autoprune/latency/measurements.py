@@ -143,12 +143,12 @@ class Selected:
 
 
 def family_of(network: str) -> str:
-    """Return an architecture's name without folder, version and size.
+    """Return an architecture's name without where it is from, version and size.
 
-    >>> family_of("Classification/MobileNetV3-small"), family_of("vgg16_bn")
+    >>> family_of("Classification/MobileNetV3-small"), family_of("torchvision:vgg16_bn")
     ('mobilenet', 'vgg')
     """
-    name = network.rsplit("/", 1)[-1].lower()
+    name = re.split("[/:]", network)[-1].lower()
     found = re.match(r"[a-z]+?(?=_?v?\d|[^a-z]|$)", name)
     return found.group() if found else name
 

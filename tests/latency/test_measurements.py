@@ -418,6 +418,7 @@ def test_names_file_of_another_form_is_refused(tmp_path, content):
         ("resnet18", "resnet"),
         ("Classification/ResNet18", "resnet"),
         ("mobilenet_v2", "mobilenet"),
+        ("torchvision:resnet18", "resnet"),
         ("Classification/MobileNetV3-large", "mobilenet"),
         ("shufflenet_v2_x0_5", "shufflenet"),
         ("Detection/YOLOX-s", "yolox"),
