@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--shared", default=default, help="folder that holds bench_data")
     parser.add_argument("--network", default="ResNet-56")
     parser.add_argument("--device", default="jetson_nano")
-    parser.add_argument("--samplers", nargs="+", default=["knapsack", "pso", "random"])
+    parser.add_argument("--samplers", nargs="+", default=["knapsack", "cmaes", "random"])
     parser.add_argument("--trials", type=int, default=26, help="the first ones of each search")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -83,7 +83,7 @@ def test_scoring_ends_where_the_loss_is_clearly_worse(task):
 
 
 def test_batches_of_one_score_are_taken_together(task, logits):
-    values, labels = logits
+    _, labels = logits
     score = calibrated_score(task, nn.Flatten(), task.batches("test", 0, len(labels)))
     (*_, raced) = race_calibrated(task, nn.Flatten())
     assert score == raced
