@@ -4,15 +4,28 @@ import math
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
+from torch import nn
 
 import autoprune
-from autoprune.run.explaining import damage_curves, importance
+from autoprune.evaluation import Evaluation
+from autoprune.execution.driver import Record
+from autoprune.run.explaining import (
+    chosen_network,
+    damage_curves,
+    importance,
+    network_layers,
+)
 from autoprune.run.finished import FinishedRun
+from autoprune.run.preparation import prepare
+from autoprune.run.settings import RunSettings
 from autoprune.strategy.damage import Damage
+from autoprune.strategy.settings import SpaceSettings
 from autoprune.testing.evaluators import analytic_problem
 from autoprune.testing.networks import tiny
+from autoprune.testing.profiles import made_up_profile
 from autoprune.testing.tasks import TeacherTask
 
 
@@ -41,6 +54,43 @@ def test_layers_add_up_to_what_the_table_says(board, tmp_path, monkeypatch):
     (chosen,) = [entry for entry in data.layers if entry.trial == data.chosen.trial]
     assert chosen.kept == tuple(group.kept for group in data.chosen.widths)
     assert chosen.kernel_ms == tuple(kernel.chosen_ms for kernel in data.chosen.kernels)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.outer(self.inner(x).relu())
+
+
+def test_groups_of_removed_blocks_keep_nothing():
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Block(), Block(), *head).eval()
+    prepared = prepare(
+        RunSettings(device="here", criterion="l1", realise="slice"),
+        SpaceSettings(version=1, multiple=1),
+        made_up_profile(),
+        model=model,
+        task=TeacherTask(model, shape=(2, 3, 8, 8)),
+        say=lambda sentence: None,
+    )
+    space = prepared.problem.space
+    candidate = space.candidates(space.sizes[None], np.array([[False, True]]))[0]
+    evaluation = Evaluation(
+        candidate=candidate, status="complete", latency_ms=1.0, macs=1, params=1
+    )
+    record = Record(number=3, evaluation=evaluation)
+    (layers,) = network_layers([record], prepared, bytes_per_element=4)
+    found = chosen_network(layers, prepared)
+    assert {width.name: width.kept for width in found.widths} == {
+        "0": 8,
+        "1.inner": 0,
+        "2.inner": 6,
+    }
+    assert found.removed_blocks == ("1",)
 
 
 def test_damage_curves_are_those_of_the_problem():
