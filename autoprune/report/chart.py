@@ -228,7 +228,7 @@ def error_axis(title: str, low: float, high: float, *, floor: float) -> Axis:
 def round_step(wanted: float) -> float:
     """Return 1, 2 or 5 times a power of ten: the one nearest by its ratio.
 
-    >>> round_step(0.7), round_step(13), round_step(0.03)
+    >>> round_step(0.7), round_step(13.0), round_step(0.03)
     (0.5, 10.0, 0.02)
     """
     power = 10.0 ** math.floor(math.log10(wanted))

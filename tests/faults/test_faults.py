@@ -308,7 +308,7 @@ class Drawn:
         rng = np.random.default_rng(self.seed)
         self.sampler = str(rng.choice(["knapsack", "tpe"]))
         self.evaluations = int(rng.integers(0, TRIALS + 1))  # that end before; 0: the unpruned
-        self.writes = int(rng.integers(0, 11 * TRIALS))
+        self.writes = int(rng.integers(0, 3 * TRIALS))
         self.files = int(rng.integers(0, 6))  # of the results
         self.share = float(rng.random())
         self.cut = float(rng.random())

@@ -187,7 +187,9 @@ def test_a_stopped_schedule_goes_on_to_the_same_weights(run, trial, stopped):
     weights = _weights(network.folder)
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
-    assert {path.name for path in network.folder.iterdir()} == {
+    # The process that another test killed may have left a temporary file.
+    names = {path.name for path in network.folder.iterdir() if not path.name.startswith(".")}
+    assert names == {
         *("network.safetensors", "plan.json", "history.csv", "finetune.json"),
     }
 

@@ -369,7 +369,7 @@ def test_three_objectives_and_limits_from_settings_to_files(search, network, tas
         assert as_good.any()
     assert set(result.to_pandas().columns) >= {*costs, "params"}
     page = (result.directory / "report.html").read_text()
-    assert page.count('class="plot"') >= 2
+    assert page.count('class="plot ') >= 2
     assert "all 2 costs together" in page
 
     resumed = autoprune.resume(
