@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import optuna
 import pandas as pd
 import torch
 from common import RESULTS, write_result
+from realise_subjects import SHARED
 from search_bench import MACS, Bench, BenchSettings
 
 from autoprune.strategy.problem import Problem
@@ -43,7 +43,7 @@ def main() -> None:
         settings = BenchSettings(
             network=NETWORK,
             device=MACS,
-            shared=Path(options.shared),
+            shared=options.shared,
             calibration=options.calibration,
             images=options.images,
             unseen=10_000 - options.images,
@@ -83,8 +83,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("AUTOPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared")
-    parser.add_argument("--shared", default=default, help="folder that holds bench_data")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder that holds bench_data")
     parser.add_argument("--spaces", nargs="+", default=["width_only"])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--calibration", type=int, default=2048)

@@ -9,12 +9,12 @@ no search saw. Writes `results/bm_metric.md`.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
 import torch
 from common import RESULTS, write_result
+from realise_subjects import SHARED
 from scipy.stats import spearmanr
 from search_bench import Bench, BenchSettings
 
@@ -25,17 +25,14 @@ USEFUL = 0.7
 def main() -> None:
     """Score candidates of each run, then correlate."""
     parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("AUTOPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared")
-    parser.add_argument("--shared", default=default, help="folder that holds bench_data")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder that holds bench_data")
     parser.add_argument("--network", default="ResNet-56")
     parser.add_argument("--device", default="jetson_nano")
     parser.add_argument("--samplers", nargs="+", default=["knapsack", "cmaes", "random"])
     parser.add_argument("--trials", type=int, default=26, help="the first ones of each search")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings = BenchSettings(
-        network=options.network, device=options.device, shared=Path(options.shared)
-    )
+    settings = BenchSettings(network=options.network, device=options.device, shared=options.shared)
     bench = Bench(settings, cache=Path("runs") / "bm_search.sqlite")
     folder = RESULTS / "search" / f"{settings.network.lower()}_{settings.device}_reconstruct"
     rows = []

@@ -17,7 +17,6 @@ import argparse
 import copy
 import dataclasses
 import functools
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +29,7 @@ import pandas as pd
 import torch
 import torch_pruning
 from common import RESULTS, write_result
+from realise_subjects import SHARED
 from torch import nn
 
 from autoprune.evaluation import Evaluator
@@ -87,8 +87,7 @@ class Case(NamedTuple):
 def main() -> None:
     """Fine-tune what is missing, then write table and plot."""
     parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("AUTOPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared")
-    parser.add_argument("--shared", type=Path, default=default, help="folder that holds bench_data")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder that holds bench_data")
     parser.add_argument("--table", action="store_true", help="only write table and plot")
     options = parser.parse_args()
     torch.set_num_threads(1)

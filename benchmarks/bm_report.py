@@ -30,7 +30,6 @@ from autoprune.report.data import (
     KernelTime,
     NetworkFacts,
     NetworkLayers,
-    ProfileFacts,
     ReportData,
     RunFacts,
     UniformLadder,
@@ -39,6 +38,7 @@ from autoprune.report.data import (
 from autoprune.report.html import write_report
 from autoprune.strategy.pareto import pareto_mask
 from autoprune.testing.browser import Scheme, chromium, opened
+from autoprune.testing.profiles import made_up_facts
 
 #: As many as ResNet-50 has.
 GROUPS, KERNELS = 37, 56
@@ -151,16 +151,7 @@ def made_up(trials: int) -> ReportData:
     steps = tuple(np.linspace(0.0, 0.9, 33).tolist())
     return ReportData(
         model_name="torchvision:resnet50",
-        profile=ProfileFacts(
-            name="made_up",
-            device="A made-up board",
-            runtime="none",
-            precision="fp16",
-            batch=1,
-            error=0.08,
-            error_text="made up",
-            provenance=("nowhere",),
-        ),
+        profile=made_up_facts(error=0.08),
         budget_ms=0.6 * DENSE_MS,
         dense=NetworkFacts(
             accuracy=0.76, loss=0.96, latency_ms=DENSE_MS, macs=4 * 10**9, params=25 * 10**6

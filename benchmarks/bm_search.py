@@ -18,7 +18,6 @@ network everywhere, 0 is no better than guessing.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -30,6 +29,7 @@ import pandas as pd
 import torch
 from common import RESULTS, write_result
 from jaxtyping import Float
+from realise_subjects import SHARED
 from search_bench import Bench, BenchSettings
 
 from autoprune.strategy.pareto import hypervolume, pareto_mask
@@ -74,8 +74,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("AUTOPRUNE_SHARED", Path(__file__).resolve().parents[2] / "shared")
-    parser.add_argument("--shared", default=default, help="folder that holds bench_data")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder that holds bench_data")
     parser.add_argument("--networks", nargs="+", default=["ResNet-20"])
     parser.add_argument("--devices", nargs="+", default=list(DEVICES))
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS.names())
@@ -104,7 +103,7 @@ def _runs(
     settings = BenchSettings(
         network=network,
         device=device,
-        shared=Path(options.shared),
+        shared=options.shared,
         realise=options.realise,
         calibration=options.calibration,
         images=options.images,

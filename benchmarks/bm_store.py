@@ -24,10 +24,11 @@ import optuna
 
 from autoprune.execution import inline
 from autoprune.execution.driver import Limits, StudyDriver
-from autoprune.report.data import ProfileFacts, RunFacts
+from autoprune.report.data import RunFacts
 from autoprune.run.results import read_results, report_data, write_results
 from autoprune.run.storage import open_storage
 from autoprune.testing.evaluators import AnalyticEvaluator, analytic_problem
+from autoprune.testing.profiles import made_up_facts
 
 T = TypeVar("T")
 
@@ -89,15 +90,7 @@ def measured(folder: Path, trials: int, kind: str) -> list[str]:
         data = report_data(
             driver.records,
             model_name="made up",
-            profile=ProfileFacts(
-                name="made_up",
-                device="made up",
-                runtime="none",
-                precision="fp32",
-                batch=1,
-                error=0.1,
-                error_text="made up",
-            ),
+            profile=made_up_facts(),
             goals=problem.goals,
             dense=driver.dense,
             chosen=None,

@@ -30,3 +30,11 @@ def board(tmp_path_factory):
     path = tmp_path_factory.mktemp("profiles") / "made_up.yaml"
     save_profile(made_up_profile(), path)
     return str(path)
+
+
+@pytest.fixture
+def no_onnx_export(monkeypatch):
+    """An empty file stands for the export, which takes seconds and has its own tests."""
+    monkeypatch.setattr(
+        "autoprune.run.outcome.export_onnx", lambda model, inputs, path, metadata: path.touch()
+    )

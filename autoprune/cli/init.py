@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autoprune.cli.options import BudgetMs, Device, Weights
 from autoprune.errors import AutopruneError, SettingsError
 
 #: How often a question is asked again after an answer that does not do.
@@ -31,20 +32,12 @@ def init(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="As `autoprune search` takes it.")
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Trained weights: .safetensors, .pt or .pth.")
-    ] = None,
+    weights: Weights = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="As `autoprune search` takes it.")
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Device profile; `autoprune devices` lists them."),
-    ] = None,
-    budget_ms: Annotated[
-        float | None,
-        typer.Option(metavar="MS", help="Latency of one batch that no network may exceed."),
-    ] = None,
+    device: Device = None,
+    budget_ms: BudgetMs = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Networks to evaluate.")] = None,
     assignments: Annotated[
         list[str] | None,

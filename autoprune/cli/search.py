@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.cli.options import BudgetMs, Device, Weights
 from autoprune.cli.view import Mode, View
 from autoprune.errors import SettingsError
 from autoprune.strategy.options import parse_options
@@ -33,9 +34,7 @@ def search(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The same as the argument.")
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Trained weights: .safetensors, .pt or .pth.")
-    ] = None,
+    weights: Weights = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -45,14 +44,8 @@ def search(
             " \\[default: digits, for the model of that name]",
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Device profile; `autoprune devices` lists them."),
-    ] = None,
-    budget_ms: Annotated[
-        float | None,
-        typer.Option(metavar="MS", help="Latency of one batch that no network may exceed."),
-    ] = None,
+    device: Device = None,
+    budget_ms: BudgetMs = None,
     objective: Annotated[
         str | None,
         typer.Option(

@@ -6,6 +6,7 @@ from typing import Any
 
 from autoprune.latency.kernels import FAMILIES
 from autoprune.latency.profile import DeviceProfile
+from autoprune.report.data import ProfileFacts
 
 
 def made_up_profile(**changes: Any) -> DeviceProfile:
@@ -51,3 +52,21 @@ def made_up_profile(**changes: Any) -> DeviceProfile:
         },
     }
     return DeviceProfile.model_validate(content | changes)
+
+
+def made_up_facts(**changes: Any) -> ProfileFacts:
+    """Return what a report says of a board that does not exist.
+
+    Args:
+        **changes: Fields of :class:`~autoprune.report.data.ProfileFacts` that differ.
+    """
+    facts: dict[str, Any] = {
+        "name": "made_up",
+        "device": "a board that does not exist",
+        "runtime": "none",
+        "precision": "fp16",
+        "batch": 1,
+        "error": 0.1,
+        "error_text": "made up",
+    }
+    return ProfileFacts(**(facts | changes))

@@ -9,12 +9,7 @@ from autoprune.cli.main import main
 QUICK = ("--executor", "inline", "--sampler", "random", "--trials", "3", "-o", "run")
 
 
-@pytest.fixture(autouse=True)
-def no_onnx_export(monkeypatch):
-    """An empty file stands for the export, which takes seconds and has its own tests."""
-    monkeypatch.setattr(
-        "autoprune.run.outcome.export_onnx", lambda model, inputs, path, metadata: path.touch()
-    )
+pytestmark = pytest.mark.usefixtures("no_onnx_export")
 
 
 def test_every_line_is_an_event_and_trials_are_those_of_the_table(own, board, tmp_path, capsys):

@@ -13,12 +13,7 @@ from autoprune.run import Run, RunSettings
 QUICK = ("--executor", "inline", "--trials", "5", "--calibration-samples", "16", "-o", "run")
 
 
-@pytest.fixture(autouse=True)
-def no_onnx_export(monkeypatch):
-    """An empty file stands for the export, which takes seconds and has its own tests."""
-    monkeypatch.setattr(
-        "autoprune.run.outcome.export_onnx", lambda model, inputs, path, metadata: path.touch()
-    )
+pytestmark = pytest.mark.usefixtures("no_onnx_export")
 
 
 def searched(own, board, *arguments):

@@ -10,12 +10,7 @@ from autoprune.cli.outcome import interval
 QUICK = ("--executor", "inline", "--sampler", "random", "--trials", "3", "-o", "run")
 
 
-@pytest.fixture(autouse=True)
-def no_onnx_export(monkeypatch):
-    """An empty file stands for the export, which takes seconds and has its own tests."""
-    monkeypatch.setattr(
-        "autoprune.run.outcome.export_onnx", lambda model, inputs, path, metadata: path.touch()
-    )
+pytestmark = pytest.mark.usefixtures("no_onnx_export")
 
 
 @pytest.fixture

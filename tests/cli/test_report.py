@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from autoprune.cli.main import main
-from autoprune.report.data import NetworkFacts, ProfileFacts, ReportData, RunFacts, trial_table
+from autoprune.report.data import NetworkFacts, ReportData, RunFacts, trial_table
 from autoprune.run.results import write_results
+from autoprune.testing.profiles import made_up_facts
 
 
 @pytest.fixture
@@ -14,15 +15,7 @@ def runs(tmp_path, monkeypatch):
     row = {"number": 1, "status": "complete", "accuracy": 0.9, "loss": 0.3, "latency_ms": 4.0}
     data = ReportData(
         model_name="net",
-        profile=ProfileFacts(
-            name="board",
-            device="a board",
-            runtime="r",
-            precision="fp16",
-            batch=1,
-            error=0.1,
-            error_text="t",
-        ),
+        profile=made_up_facts(),
         budget_ms=None,
         dense=NetworkFacts(accuracy=0.95, loss=0.1, latency_ms=9.0, macs=99, params=99),
         trials=trial_table([row | {"macs": 10, "params": 20, "on_front": True}]),

@@ -15,12 +15,12 @@ from autoprune.report.data import (
     KernelTime,
     NetworkFacts,
     NetworkLayers,
-    ProfileFacts,
     ReportData,
     RunFacts,
     UniformLadder,
     trial_table,
 )
+from autoprune.testing.profiles import made_up_facts
 
 ROWS = (
     {"number": 0, "accuracy": 0.80, "latency_ms": 4.0, "on_front": True},
@@ -51,13 +51,11 @@ def plain(rows):
     """A run of a version that said nothing beyond the table and the chosen network."""
     return ReportData(
         model_name="torchvision:resnet18",
-        profile=ProfileFacts(
+        profile=made_up_facts(
             name="nano",
             device="Some board",
             runtime="onnxruntime",
             precision="fp32",
-            batch=1,
-            error=0.1,
             error_text="median over 34 networks",
             provenance=("measured by us",),
         ),

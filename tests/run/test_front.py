@@ -3,9 +3,10 @@ import dataclasses
 import matplotlib as mpl
 import pytest
 
-from autoprune.report.data import NetworkFacts, ProfileFacts
+from autoprune.report.data import NetworkFacts
 from autoprune.run.front import FrontPoint, ParetoFront
 from autoprune.run.results import SearchResult
+from autoprune.testing.profiles import made_up_facts
 
 
 def point(trial, accuracy, latency_ms):
@@ -23,15 +24,7 @@ def result(tmp_path):
         best=point(5, 0.9, 7.0),
         dense=NetworkFacts(accuracy=0.95, loss=0.1, latency_ms=20.0, macs=99, params=99),
         budget_ms=8.0,
-        device=ProfileFacts(
-            name="board <i>",
-            device="a board <i>",
-            runtime="r",
-            precision="fp16",
-            batch=1,
-            error=0.1,
-            error_text="t",
-        ),
+        device=made_up_facts(name="board <i>", device="a board <i>"),
         hypervolume=0.5,
         trials=7,
         failures={},

@@ -6,12 +6,12 @@ from autoprune.errors import RunError
 from autoprune.report.data import (
     ChosenNetwork,
     NetworkFacts,
-    ProfileFacts,
     ReportData,
     RunFacts,
     trial_table,
 )
 from autoprune.run.pick import picked_trials
+from autoprune.testing.profiles import made_up_facts
 
 #: number, accuracy, latency in ms, status, on the front
 TRIALS = [
@@ -36,15 +36,7 @@ def data():
     ]
     return ReportData(
         model_name="net",
-        profile=ProfileFacts(
-            name="board",
-            device="a board",
-            runtime="x",
-            precision="fp32",
-            batch=1,
-            error=0.1,
-            error_text="held out",
-        ),
+        profile=made_up_facts(),
         budget_ms=10.0,
         dense=NetworkFacts(accuracy=0.99, loss=0.1, latency_ms=20.0, macs=10, params=10),
         trials=trial_table(rows),

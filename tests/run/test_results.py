@@ -10,7 +10,6 @@ from autoprune.report.data import (
     ChosenNetwork,
     FinetunedFacts,
     GroupWidth,
-    ProfileFacts,
     RunFacts,
 )
 from autoprune.run.results import (
@@ -24,6 +23,7 @@ from autoprune.run.results import (
 )
 from autoprune.strategy.goals import Goals
 from autoprune.testing.evaluators import AnalyticEvaluator, analytic_problem
+from autoprune.testing.profiles import made_up_facts
 
 
 def record(number, accuracy, latency_ms, **facts):
@@ -50,7 +50,7 @@ def records():
 
 @pytest.fixture
 def data(records):
-    profile = ProfileFacts(
+    profile = made_up_facts(
         name="board",
         device="a board",
         runtime="tensorrt 8",
