@@ -152,7 +152,10 @@ def _profile_facts(profile: DeviceProfile, prepared: Prepared) -> ProfileFacts:
     return ProfileFacts(
         name=profile.name,
         device=profile.device,
-        runtime=f"{profile.runtime} {profile.runtime_version}",
+        # Many versions begin with the runtime's name, which is not said twice.
+        runtime=profile.runtime_version
+        if profile.runtime_version.startswith(profile.runtime)
+        else f"{profile.runtime} {profile.runtime_version}",
         precision=profile.precision,
         batch=batch_size(prepared.network.inputs),
         error=measured.held_out.mape,
