@@ -57,7 +57,8 @@ class KnapsackSettings:
         gaps: Widest gaps of the front that are solved for.
         temper: Factor of the deviations of drawn coefficients.
         exploration: Fraction of proposals that are random.
-        at_budget: Fraction of solutions at the budget where there is one.
+        at_budget: Fraction of solutions at the budget where there is one, and of changes that are
+            made to the best candidates within it.
         screened_weight: Weight of evaluations on few images.
     """
 
@@ -109,8 +110,9 @@ class KnapsackSampler(CandidateSampler):
     the mildest on, as long as they are not destroyed, and one uniform candidate. From then on each
     proposal is the best of a pool by expected hypervolume improvement, or with a budget by expected
     improvement within it. The pool holds solutions of the knapsack problem for coefficients drawn
-    from the posterior, changes of candidates of the front as EvoPress makes them
-    [Sieberling2024evopress], and solutions for the front's gaps; a few proposals are random.
+    from the posterior, changes of candidates of the front, or with a budget mostly of the best
+    within it, as EvoPress makes them [Sieberling2024evopress], and solutions for the front's gaps;
+    a few proposals are random.
     Candidates that are being evaluated count as evaluated with what is predicted.
 
     Everything follows from the study's trials and the trial's number; what is kept between

@@ -37,7 +37,8 @@ def knapsack(
         gaps: Widest gaps of the front that are solved for.
         temper: Factor of the deviations of drawn coefficients.
         exploration: Fraction of proposals that are random.
-        at_budget: Fraction of the drawn solutions at the budget where there is one.
+        at_budget: Fraction of the drawn solutions at the budget where there is one, and of changes
+            that are made to the best candidates within it.
         misfit: Standard deviation of what damage cannot tell, in log-loss.
     """
     settings = KnapsackSettings(
