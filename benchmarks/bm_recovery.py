@@ -6,9 +6,9 @@ with the same ratio everywhere by L2 norm, and by group L2 norm ranked over all 
 fine-tuned by the same schedule and scored on the way; the last score counts, none is chosen.
 
 The checkpoint was trained on all training images and has learned them by heart, so the search
-scores on the first test images, and every figure is of others. The peak learning rate is the one
-with which torch-pruning's network ended best. Rows that `results/bm_recovery.csv` holds are not
-made again.
+scores on the first test images, and every figure is of others. Peak learning rate and what
+BatchNorm normalises by are those with which torch-pruning's network ended best. Rows that
+`results/bm_recovery.csv` holds are not made again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import copy
 import dataclasses
 import functools
+import itertools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -63,15 +64,24 @@ FIRST = "autoprune, first proposal"
 EVALUATIONS, CALIBRATION, SEARCHED = 10, 512, 2000
 #: Test images of every figure; the first ones are the search's.
 SCORED = slice(SEARCHED, SEARCHED + 3000)
-SCHEDULE = TuneSettings(steps=100, batch=64, original_lr=0.1, original_batch=128, checks=4)
-#: Peak learning rates that were tried, as fractions of the original one.
+SCHEDULE = TuneSettings(steps=200, batch=64, original_lr=0.1, original_batch=128, checks=4)
+#: Peak learning rates that were tried, as fractions of the original one, each with either of what
+#: BatchNorm can normalise by.
 FRACTIONS = (0.05, 0.2, 0.8)
+STATISTICS = ("batch", "stored")
 STYLES = {
     (OURS, True): ("tab:red", "--"),
     (OURS, False): ("tab:red", "-"),
     (UNIFORM, False): ("tab:blue", "-"),
     (GLOBAL, False): ("tab:green", "-"),
 }
+
+
+class Rate(NamedTuple):
+    """What was tried for the schedule: peak learning rate, and BatchNorm's statistics."""
+
+    lr_fraction: float
+    statistics: str
 
 
 class Case(NamedTuple):
@@ -81,7 +91,11 @@ class Case(NamedTuple):
     method: str
     distilled: bool
     lr_fraction: float
+    statistics: str
     seed: int
+
+
+UNTRAINED = Rate(0.0, "untrained")
 
 
 def main() -> None:
@@ -118,20 +132,20 @@ class Bench:
     def run(self) -> None:
         """Fine-tune what has no rows: first for the learning rate, then seed by seed."""
         self._score("unpruned", 1.0, self.network.model)
-        for fraction in FRACTIONS:
+        for rate in itertools.product(FRACTIONS, STATISTICS):
             for method in (GLOBAL, OURS):
-                self._tune(Case(TARGETS[0], method, False, fraction, 0))
-        fraction = best_fraction(pd.read_csv(ROWS))
+                self._tune(Case(TARGETS[0], method, False, *rate, 0))
+        rate = best_rate(pd.read_csv(ROWS))
         for seed in SEEDS:
             for target in TARGETS:
                 for method, distilled in STYLES:
-                    self._tune(Case(target, method, distilled, fraction, seed))
+                    self._tune(Case(target, method, distilled, *rate, seed))
         for target in TARGETS:
             self._score(FIRST, target, self.build(FIRST, target))
 
     def _score(self, method: str, target: float, model: nn.Module) -> None:
         """Add a row of a network that is not fine-tuned."""
-        case = Case(target, method, False, 0.0, 0)
+        case = Case(target, method, False, *UNTRAINED, 0)
         if case in known():
             return
         with self.numerics.applied(model):
@@ -146,6 +160,7 @@ class Bench:
         settings = SCHEDULE.model_copy(
             update={
                 "lr_fraction": case.lr_fraction,
+                "statistics": case.statistics,
                 "distill": 0.5 if case.distilled else 0.0,
                 "seed": case.seed,
             }
@@ -292,16 +307,22 @@ def store(case: Case, count: int, scores: list[tuple[int, float, float]], second
     print(*case, [round(accuracy, 4) for _, accuracy, _ in scores], f"{seconds:.0f} s", flush=True)
 
 
-def best_fraction(rows: pd.DataFrame) -> float:
-    """Return the peak learning rate with which torch-pruning's network ended best."""
-    ends = rows[(rows["method"] == GLOBAL) & (rows["step"] == SCHEDULE.steps)]
-    ends = ends[(ends["target"] == TARGETS[0]) & (ends["seed"] == 0)]
-    return float(ends.set_index("lr_fraction")["accuracy"].idxmax())
+def best_rate(rows: pd.DataFrame) -> Rate:
+    """Return the rate with which torch-pruning's network ended best."""
+    ends = tried(rows).query("method == @GLOBAL")
+    return Rate(*ends.set_index(list(Rate._fields))["accuracy"].idxmax())
+
+
+def tried(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the last rows of what the rate was chosen by."""
+    ends = rows[(rows["step"] == SCHEDULE.steps) & ~rows["distilled"] & (rows["seed"] == 0)]
+    return ends[(ends["target"] == TARGETS[0]) & ends["method"].isin([GLOBAL, OURS])]
 
 
 def main_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the chosen learning rate, and of networks that are not fine-tuned."""
-    return rows[rows["lr_fraction"].isin([0.0, best_fraction(rows)])]
+    """Return the rows of the chosen rate, and of networks that are not fine-tuned."""
+    rates = pd.MultiIndex.from_frame(rows[list(Rate._fields)])
+    return rows[rates.isin([UNTRAINED, best_rate(rows)])]
 
 
 def table(rows: pd.DataFrame) -> None:
@@ -339,14 +360,14 @@ def points() -> list[int]:
 
 
 def _notes(rows: pd.DataFrame) -> str:
-    fraction, (first, last) = best_fraction(rows), (SCORED.start, SCORED.stop)
-    tried = rows[(rows["target"] == TARGETS[0]) & (rows["seed"] == 0) & ~rows["distilled"]]
-    tried = tried[(tried["step"] == SCHEDULE.steps) & tried["method"].isin([OURS, GLOBAL])]
-    rates = "; ".join(
-        f"{_peak(rate):g}: " + ", ".join(f"{m} {100 * a:.1f}" for m, a in
-                                         zip(part["method"], part["accuracy"], strict=True))
-        for rate, part in tried.groupby("lr_fraction")
-    )  # fmt: skip
+    rate, (first, last) = best_rate(rows), (SCORED.start, SCORED.stop)
+    rates = "\n".join(
+        f"| {_peak(fraction):g} | {statistics} | "
+        f"{_percent(part[GLOBAL])} | {_percent(part[OURS])} |"
+        for (fraction, statistics), part in tried(rows)
+        .pivot(index=list(Rate._fields), columns="method", values="accuracy")
+        .iterrows()
+    )
     images = (SCHEDULE.steps or 0) * SCHEDULE.batch
     return f"""\
 Accuracy in % on test images {first} to {last}, which no search saw, mean ± standard deviation over
@@ -358,11 +379,16 @@ any step: torch-pruning's networks as cut, ours repaired from {CALIBRATION} unla
 - torch-pruning: channels inside blocks only; along the padded shortcuts of this network it removes
   other channels of the wider stage than of the narrower one.
 - All: {SCHEDULE.steps} steps of {SCHEDULE.batch} training images ({images / 45000:.2f} epochs),
-  SGD with Nesterov momentum, peak learning rate {_peak(fraction):g}, warm-up and cosine, moving
-  average, bfloat16 where the processor has it, one thread. "distilled": half of the loss is the
-  divergence from the unpruned network; the others learn from labels alone.
-- Of the peak learning rates tried at {TARGETS[0]}x with seed 0 the best for torch-pruning's network
-  was taken, not for ours. Accuracy at the end by rate: {rates}.
+  SGD with Nesterov momentum, peak learning rate {_peak(rate.lr_fraction):g}, BatchNorm by the
+  statistics {"of the batch" if rate.statistics == "batch" else "that are stored"}, warm-up and
+  cosine, moving average, bfloat16 where the processor has it, one thread. "distilled": half of the
+  loss is the divergence from the unpruned network; the others learn from labels alone.
+- Of what was tried at {TARGETS[0]}x with seed 0 the best for torch-pruning's network was taken, not
+  for ours. Accuracy after the last step:
+
+| peak learning rate | statistics | {GLOBAL} | {OURS} |
+|---|---|---|---|
+{rates}
 
 {_compared(main_rows(rows))}
 {_progress(rows)}
@@ -390,9 +416,9 @@ def _compared(rows: pd.DataFrame) -> str:
 
 def _progress(rows: pd.DataFrame) -> str:
     """Return how many of the fine-tunings that are compared are done."""
-    fraction = best_fraction(rows)
+    rate = best_rate(rows)
     wanted = {
-        Case(target, *style, fraction, seed)
+        Case(target, *style, *rate, seed)
         for target in TARGETS
         for style in STYLES
         for seed in SEEDS
@@ -404,7 +430,7 @@ def _peak(fraction: float) -> float:
     return round(SCHEDULE.model_copy(update={"lr_fraction": fraction}).peak_lr, 6)
 
 
-def _percent(mean: float, spread: float) -> str:
+def _percent(mean: float, spread: float = np.nan) -> str:
     return f"{100 * mean:.2f}" + ("" if np.isnan(spread) else f" ± {100 * spread:.2f}")
 
 

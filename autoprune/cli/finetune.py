@@ -77,6 +77,10 @@ def finetune(
     features: Annotated[
         float | None, typer.Option(help="Weight of feature distillation. \\[default: 0]")
     ] = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option(metavar="batch|stored", help="BatchNorm normalises by. \\[default: batch]"),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(metavar="auto|fp32|bf16", help="\\[default: auto]")
     ] = None,
@@ -121,6 +125,7 @@ def finetune(
         "distill": distill,
         "temperature": temperature,
         "features": features,
+        "statistics": statistics,
         "precision": precision,
         "checks": checks,
         "patience": patience,

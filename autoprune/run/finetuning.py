@@ -176,7 +176,8 @@ class _Job:
                 old.unlink(missing_ok=True)
         elif file.is_file():
             before = json.loads(file.read_text(encoding="utf-8"))
-            if {"schedule": "one-shot", **before} != asked:
+            known = {"statistics": "batch", **before["settings"]}
+            if {"schedule": "one-shot", **before, "settings": known} != asked:
                 raise RunError(
                     f"{self.folder} was fine-tuned with other settings, which {SETTINGS_FILE} "
                     "there says; give the same, or begin again with --restart"

@@ -31,6 +31,7 @@ from autoprune.tuning.optimiser import build_optimiser, choose_parameters
 from autoprune.tuning.order import SampleOrder, augmentation_rng, torch_seed
 from autoprune.tuning.parallel import Single, World
 from autoprune.tuning.settings import TuneSettings
+from autoprune.tuning.statistics import keep_statistics
 
 #: What to do when training diverges.
 _CALMER = "take a lower --lr-fraction, --clip 1, or --precision fp32"
@@ -232,6 +233,8 @@ class Tuner:
         inputs, targets = self.numerics.laid_out(inputs.to(world.device)), targets.to(world.device)
         torch.manual_seed(torch_seed(settings.seed, step, world.rank))
         self.model.train()
+        if settings.statistics == "stored":
+            keep_statistics(self.model)
         with self._explaining():
             loss = self._loss(inputs, targets, step)
         value = float(loss.detach())

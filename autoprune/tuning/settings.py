@@ -51,6 +51,10 @@ class TuneSettings(pydantic.BaseModel):
         temperature: What logits are divided by for that divergence.
         features: Weight of the mean squared difference from the unpruned network's features at the
             kept channels, at the beginning; it falls to 0 over the first half.
+        statistics: What BatchNorm normalises by in training: the statistics of the ``"batch"``, or
+            those ``"stored"``. A repaired network relies on the latter, and few steps at a low rate
+            keep more of it then (`benchmarks/bm_recovery.py`); a destroyed one, or one at a high
+            rate, cannot learn so.
         precision: Number format; ``"auto"`` is bfloat16 where the device computes in it.
         checks: How often the network is scored on the search split, at even distances; the best
             is the result. 0 takes the last without scoring.
@@ -81,6 +85,7 @@ class TuneSettings(pydantic.BaseModel):
     distill: _Share = 0.5
     temperature: _Positive = 2.0
     features: _NonNegative = 0.0
+    statistics: Literal["batch", "stored"] = "batch"
     precision: Precision = "auto"
     checks: Annotated[int, pydantic.Field(ge=0)] = 10
     patience: _Count | None = None

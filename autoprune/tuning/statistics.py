@@ -1,4 +1,4 @@
-"""Makes stored BatchNorm statistics agree with what the layers get, as training needs."""
+"""BatchNorm statistics in training: those stored made true, or kept as they are."""
 
 from __future__ import annotations
 
@@ -51,6 +51,16 @@ def own_statistics(model: nn.Module, batches: Batches) -> int:
     for layer, seen in moments.items():
         _absorb(layer, seen)
     return len(moments)
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let BatchNorm layers of a network in training mode normalise as in evaluation mode, in place.
+
+    Scale and shift go on learning; what a layer divides by no longer changes from batch to batch.
+    """
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+            layer.eval()
 
 
 @contextmanager

@@ -68,12 +68,13 @@ def test_learns(pruned, teacher, task, optimiser, distill):
     assert tuned.complete
 
 
-def test_one_step_is_that_of_a_plain_loop(pruned, teacher, task):
+@pytest.mark.parametrize("statistics", ["batch", "stored"])
+def test_one_step_is_that_of_a_plain_loop(pruned, teacher, task, statistics):
     settings = {"steps": 1, "warm_up": 0, "checks": 0, "ema": 0, "clip": 0, "original_lr": 0.1}
-    made = tuner(pruned, teacher, task, **settings)
+    made = tuner(pruned, teacher, task, statistics=statistics, **settings)
     images, labels = task.training_batch(made.order.positions(0), np.random.default_rng(0))
 
-    pruned.train()
+    pruned.train(statistics == "batch")  # it has no dropout, so this is BatchNorm's mode alone
     logits, aims = pruned(images), teacher(images).detach()
     own = nn.functional.cross_entropy(logits, labels)
     p, q = (each / 2 for each in (aims, logits))
@@ -88,6 +89,21 @@ def test_one_step_is_that_of_a_plain_loop(pruned, teacher, task):
     tuned = made.run().model
     for name, parameter in tuned.named_parameters():
         torch.testing.assert_close(parameter, expected[name])
+
+
+@pytest.mark.parametrize("statistics", ["batch", "stored"])
+def test_stored_statistics_stay_unless_those_of_the_batch_are_asked_for(
+    pruned, teacher, task, statistics
+):
+    tuned = tuner(pruned, teacher, task, statistics=statistics, checks=0).run().model
+
+    before, after = (
+        {name: b for name, b in each.named_buffers() if "running" in name}
+        for each in (pruned, tuned)
+    )
+    assert before
+    for name, buffer in before.items():
+        assert torch.equal(buffer, after[name]) == (statistics == "stored"), name
 
 
 def test_leaves_both_networks_and_the_random_state_as_they_were(pruned, teacher, task):

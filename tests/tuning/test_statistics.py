@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from autoprune.testing.networks import INPUT_SHAPE, tiny
-from autoprune.tuning.statistics import own_statistics
+from autoprune.tuning.statistics import keep_statistics, own_statistics
 
 
 @pytest.fixture
@@ -72,3 +72,21 @@ def test_modes_stay(batches):
     model = tiny("residual").model.train()
     own_statistics(model, [(torch.randn(INPUT_SHAPE), torch.zeros(2))])
     assert all(module.training for module in model.modules())
+
+
+def test_kept_statistics_are_those_of_evaluation(model, batches):
+    images, _ = batches[0]
+    before, stored = model(images), model[1].running_mean.clone()
+
+    keep_statistics(model.train())
+
+    assert model.training
+    assert torch.equal(model(images), before)
+    assert torch.equal(model[1].running_mean, stored)
+
+
+def test_layers_without_stored_statistics_keep_none():
+    model = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Dropout(0.5)).train()
+    keep_statistics(model)
+    assert model[0].training
+    assert model[1].training
