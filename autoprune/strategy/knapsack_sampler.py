@@ -38,6 +38,9 @@ _SENSITIVITY = 5
 #: Rows of latency that one round of moves of the pool's level switches may ask for.
 _ROWS = 12_000
 
+#: Random proposals begin with this trial: before, each other one adds much to the front.
+_FIRST_EXPLORED = 20
+
 #: So many of the best candidates within a budget are changed to find a better one.
 _BEST = 4
 
@@ -56,7 +59,7 @@ class KnapsackSettings:
         switches: Changes of candidates of the front.
         gaps: Widest gaps of the front that are solved for.
         temper: Factor of the deviations of drawn coefficients.
-        exploration: Fraction of proposals that are random.
+        exploration: Fraction of proposals that no damage makes, from the 20th trial on.
         at_budget: Fraction of solutions at the budget where there is one, and of changes that are
             made to the best candidates within it.
         screened_weight: Weight of evaluations on few images.
@@ -107,12 +110,13 @@ class KnapsackSampler(CandidateSampler):
     """Learns how damage becomes loss and proposes what should add most to the front.
 
     Anchors come first: the cheapest candidates by the damage curves within several budgets, from
-    the mildest on, as long as they are not destroyed, and one uniform candidate. From then on each
+    the mildest on, as long as they are not destroyed. From then on each
     proposal is the best of a pool by expected hypervolume improvement, or with a budget by expected
     improvement within it. The pool holds solutions of the knapsack problem for coefficients drawn
     from the posterior, changes of candidates of the front, or with a budget mostly of the best
-    within it, as EvoPress makes them [Sieberling2024evopress], and solutions for the front's gaps;
-    a few proposals are random.
+    within it, as EvoPress makes them [Sieberling2024evopress], and solutions for the front's gaps.
+    A few later proposals are what no damage says, the first with one ratio for all groups, others
+    random.
     Candidates that are being evaluated count as evaluated with what is predicted.
 
     Everything follows from the study's trials and the trial's number; what is kept between
@@ -144,8 +148,8 @@ class KnapsackSampler(CandidateSampler):
         self.doing = "an anchor: least damage at one latency, by the damage curves alone"
         candidate = self._anchor(history)
         if candidate is None and self._explores(trial.number):
-            self.doing = "exploring: a random candidate"
-            candidate = random_candidate(self.problem, rng)
+            self.doing = "exploring: a candidate that no damage proposes"
+            candidate = self._explored(history, rng)
         if candidate is None:
             surrogate = self._fitted(history)
             self.doing = "learning: a group whose damage is least understood, made narrower"
@@ -186,12 +190,12 @@ class KnapsackSampler(CandidateSampler):
 
     @cached_property
     def anchors(self) -> tuple[Candidate, ...]:
-        """The first candidates, the slowest first; the uniform one is the second."""
+        """The first candidates, the slowest first."""
         low, top = self._between(0.0), self._between(1.0)
-        count, half = self.settings.anchors, self._between(0.5)
+        count = self.settings.anchors
         if self.problem.budget_ms is not None:
             # What is far below the budget says little about what is best at it.
-            count, half, low = max(count // 2, 1), top, math.sqrt(low * top)
+            count, low = max(count // 2, 1), math.sqrt(low * top)
         # In proportion they crowd where nothing is left to lose, evenly they leave that out.
         spaced = (np.geomspace(low, top, count + 1) + np.linspace(low, top, count + 1)) / 2.0
         budgets = np.maximum(spaced[::-1], self._between(0.0))
@@ -199,8 +203,6 @@ class KnapsackSampler(CandidateSampler):
         budgets = budgets[:-1] if self.problem.budget_ms is not None else budgets[1:]
         costs = Costs.of_damage(self.allocator.grid, self.basis.damage)
         found = [self.allocator.solve(costs, float(budget)) for budget in budgets]
-        uniform = project(self.problem, self.problem.space.dense(), budget_ms=half)
-        found.insert(1, uniform)
         return tuple(dict.fromkeys(project(self.problem, candidate) for candidate in found))
 
     def _between(self, share: float) -> float:
@@ -308,7 +310,16 @@ class KnapsackSampler(CandidateSampler):
         if self.settings.exploration <= 0:
             return False
         every = max(round(1.0 / self.settings.exploration), 1)
-        return number % every == every - 1
+        return number >= _FIRST_EXPLORED and number % every == every - 1
+
+    def _explored(self, history: _History, rng: np.random.Generator) -> Candidate:
+        """Return the uniform candidate in the middle or at the budget, a random one after it."""
+        space, problem = self.problem.space, self.problem
+        middle = self._between(0.5 if problem.budget_ms is None else 1.0)
+        uniform = project(problem, space.dense(), budget_ms=middle)
+        (key,) = _keys(space.widths([uniform]), space.keep([uniform]))
+        known = key in set(_keys(history.widths, history.keep))
+        return random_candidate(problem, rng) if known else uniform
 
     def _sensitivity(
         self, history: _History, surrogate: Surrogate, number: int

@@ -378,9 +378,7 @@ class Prior:
         linear: Standard deviation of a group's factor, relative to its largest log-loss.
         root: Of its change of shape.
         pair: Of a pair of neighbours, relative to the geometric mean of both.
-        depth: Of the factor that all blocks share: their damage weighs from 0.3 to 7 times that of
-            groups, 1.2 to 1.3 times where blocks that stay are reconstructed
-            (`benchmarks/bm_curves.py`).
+        depth: Of the factor that all blocks share.
         misfit: Standard deviation of what the features cannot tell, in log-loss; more where
             evaluations say so.
         cut: Log-loss over the unpruned network's above which a network is destroyed.
@@ -389,10 +387,10 @@ class Prior:
         least_rank: Where the rank correlation is below this, corrections may be twice as large.
     """
 
-    linear: float = 0.5
-    root: float = 0.35
+    linear: float = 0.3
+    root: float = 0.2
     pair: float = 0.25
-    depth: float = 1.0
+    depth: float = 0.25
     misfit: float = 0.04
     cut: float = 1.2
     ceiling: float = math.inf

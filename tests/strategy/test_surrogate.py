@@ -18,6 +18,9 @@ from autoprune.strategy.surrogate import (
 )
 from autoprune.testing.samplers import made_up_problem
 
+#: Of the coefficients, by default.
+SPREAD = {name: getattr(Prior(), name) for name in ("linear", "root", "pair", "depth")}
+
 
 class Paired(Problem):
     """A problem whose groups are neighbours in a chain."""
@@ -44,7 +47,7 @@ def evaluations(count, seed=0):
     made, rng = basis(), np.random.default_rng(seed)
     widths, keep = random_candidates(made.space, rng, count)
     features = made.features(widths, keep)
-    spread = made.spread(0.5, linear=0.5, root=0.35, pair=0.25, depth=1.0)
+    spread = made.spread(0.5, **SPREAD)
     truth = 0.5 * rng.normal(size=len(spread)) * spread
     truth[0] = spread[0]
     y = features @ truth + rng.normal(0.0, 0.04, count)
@@ -103,7 +106,7 @@ def test_posterior_is_that_of_conditioning_the_joint_normal():
     made, features, y, weight, ms = evaluations(12)
     found = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
     scale = (weight * features[:, 0] * y).sum() / (weight * features[:, 0] ** 2).sum()
-    expected = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
+    expected = made.spread(scale, **SPREAD)
     np.testing.assert_allclose(found.spread, expected)
     at = made.features(*random_candidates(made.space, np.random.default_rng(9), 7))
     mean, variance = conditioned(made, found, at)
@@ -209,7 +212,7 @@ def test_corrections_may_be_larger_where_the_model_ranks_badly(understood):
     found = fit(made, features, y, weight, ms, scale=0.5, prior=Prior(cut=1e9))
     total = features[:, 0]
     scale = (weight * total * y).sum() / (weight * total**2).sum()
-    usual = made.spread(scale, linear=0.5, root=0.35, pair=0.25, depth=1.0)
+    usual = made.spread(scale, **SPREAD)
     assert (found.judgement >= 0.5) == understood
     np.testing.assert_allclose(found.spread[1:], usual[1:] * (1.0 if understood else 2.0))
 

@@ -36,7 +36,7 @@ def knapsack(
         switches: Changes per proposal of candidates of the front.
         gaps: Widest gaps of the front that are solved for.
         temper: Factor of the deviations of drawn coefficients.
-        exploration: Fraction of proposals that are random.
+        exploration: Fraction of proposals that no damage makes, from the 20th trial on.
         at_budget: Fraction of the drawn solutions at the budget where there is one, and of changes
             that are made to the best candidates within it.
         misfit: Standard deviation of what damage cannot tell, in log-loss.
