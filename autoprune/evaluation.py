@@ -19,7 +19,7 @@ from autoprune.pruning.realiser import build_realiser
 from autoprune.pruning.surgery import Surgeon
 from autoprune.strategy.goals import LATENCY
 from autoprune.strategy.problem import Problem
-from autoprune.strategy.space import Candidate
+from autoprune.strategy.space import Candidate, SearchSpace
 from autoprune.tasks.base import SampledTask, Score, Task, needs_samples
 from autoprune.tasks.calibrated import race_calibrated
 from autoprune.tasks.divergence import Divergence
@@ -152,10 +152,7 @@ class Evaluator:
         self.task = task
         self.problem = problem
         self.numerics = numerics or Numerics()
-        self.order = {
-            group.name: unit_order(scores[group.name], group.size) for group in network.groups
-        }
-        self._surgeon = Surgeon(network)
+        self.plan = Planner(network, problem.space, scores)
         self._realiser = build_realiser(
             realise, network, task.calibration(calibration_samples), calibrated=calibrated
         )
@@ -237,11 +234,38 @@ class Evaluator:
         """
         plan = self.plan(candidate)
         dense = candidate == self.problem.space.dense()
-        return self._surgeon.cut(plan) if dense else self._realiser(plan)
+        return Surgeon(self.network).cut(plan) if dense else self._realiser(plan)
 
-    def plan(self, candidate: Candidate) -> PruningPlan:
-        """Return which units narrower groups keep (the most important) and which blocks go."""
-        space = self.problem.space
+
+class Planner:
+    """Turns candidates of one network into plans: the most important units stay.
+
+    Attributes:
+        order: For each group its units, the most important first.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        space: SearchSpace,
+        scores: Mapping[str, Float[np.ndarray, " units"]],
+    ) -> None:
+        """Order the units.
+
+        Args:
+            network: The traced network.
+            space: Made of its groups.
+            scores: Importance of every unit of every group.
+        """
+        self.network, self.space = network, space
+        self.order = {
+            group.name: unit_order(scores[group.name], group.size) for group in network.groups
+        }
+        self._surgeon = Surgeon(network)
+
+    def __call__(self, candidate: Candidate) -> PruningPlan:
+        """Return which units narrower groups keep and which blocks go."""
+        space = self.space
         widths = space.network_widths(space.widths([candidate]))[0]
         keep = space.keep([candidate])[0]
         kept = {

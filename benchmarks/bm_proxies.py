@@ -151,7 +151,7 @@ class Subject:
             if elimination is None:
                 raise ValueError(f"no reader of {group.name} is known")
             scores[group.name] = damage_by_unit(elimination)
-        damage = Damage.of_scores(space, scores, {}, cumulative=True)
+        damage = Damage.of_scores(space, scores, cumulative=True)
         realisers = {name: build_realiser(name, network, batches) for name in REALISATIONS}
         return cls(
             task,

@@ -37,9 +37,9 @@ from autoprune.evaluation import Evaluator
 from autoprune.network.network import Network
 from autoprune.network.source import ModelSource
 from autoprune.network.trace import trace
-from autoprune.pruning.blocks import block_distances
 from autoprune.pruning.criterion import build_criterion
 from autoprune.pruning.verify import verified
+from autoprune.run.preparation import measured_damage
 from autoprune.strategy.damage import Damage
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.registry import build_sampler
@@ -188,14 +188,14 @@ class Bench:
             return network.ops.macs(space.network_widths(widths), keep) / 1e6
 
         dense = macs(network.model, network) / 1e6
-        blocks = block_distances(network, batches)
+        damage = Damage.of_scores(space, scores, cumulative=True)
         problem = Problem(
             space,
             cost,
             dense / target,
             ops=network.ops,
             scores=scores,
-            damage=Damage.of_scores(space, scores, blocks, cumulative=True),
+            damage=measured_damage(damage, network, space, scores, batches, "reconstruct"),
             guess_loss=float(np.log(10)),
         )
         evaluator = Evaluator(

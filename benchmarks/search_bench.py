@@ -9,6 +9,7 @@ the same scores without waiting.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sqlite3
 import time
@@ -25,9 +26,9 @@ from autoprune.evaluation import Evaluator
 from autoprune.latency.predict import predictor_for
 from autoprune.latency.profile import load_profile
 from autoprune.network.network import Network
-from autoprune.pruning.blocks import block_distances
 from autoprune.pruning.criterion import build_criterion
 from autoprune.pruning.verify import verified
+from autoprune.run.preparation import measured_damage
 from autoprune.strategy.damage import Damage
 from autoprune.strategy.problem import Problem
 from autoprune.strategy.registry import wanted_damage
@@ -130,13 +131,19 @@ class Bench:
 
     def with_damage(self, sampler: str) -> Problem:
         """Return the problem with the damage curves of the criterion that a sampler wants."""
-        criterion = wanted_damage(sampler) or "obs"
+        damage = self._damage(wanted_damage(sampler) or "obs")
+        return dataclasses.replace(self.problem, damage=damage)
+
+    @functools.cache  # noqa: B019 - there is one bench, which lives as long as the process
+    def _damage(self, criterion: str) -> Damage:
         scores = self.problem.scores
         if criterion != "obs":
             scores = build_criterion(criterion).score(self.network, self._batches)
-        blocks = block_distances(self.network, self._batches) if criterion == "obs" else {}
-        damage = Damage.of_scores(self.problem.space, scores, blocks, cumulative=criterion == "obs")
-        return dataclasses.replace(self.problem, damage=damage)
+        space, realise = self.problem.space, self.settings.realise
+        damage = Damage.of_scores(space, scores, cumulative=criterion == "obs")
+        if criterion == "obs":
+            damage = measured_damage(damage, self.network, space, scores, self._batches, realise)
+        return damage
 
     def score(self, candidate: Candidate, *, unseen: bool = False) -> tuple[float, float, float]:
         """Return calibrated loss, accuracy and the seconds they took when they were computed."""

@@ -65,8 +65,9 @@ def sensitivity(network: Network, data: str) -> Sensitivity:
         SettingsError: The network was traced without weights.
         TaskError: The task cannot be loaded.
     """
-    from autoprune.pruning.blocks import block_distances
+    from autoprune.pruning.distances import answer_distances
     from autoprune.pruning.merge import Calibrated
+    from autoprune.pruning.plan import PruningPlan
     from autoprune.tasks.load import load_task
 
     if network.checked == "shapes":
@@ -74,10 +75,13 @@ def sensitivity(network: Network, data: str) -> Sensitivity:
     batches = load_task(data).calibration(SAMPLES)
     calibrated = Calibrated.of(network, batches)
     eliminations = {group.name: calibrated.elimination(group) for group in network.groups}
+    names = [block.name for block in network.blocks]
+    plans = [PruningPlan({}, (name,)) for name in names]
+    distances = answer_distances(network, batches, plans, realise="reconstruct")
     return Sensitivity(
         samples=sum(len(inputs) for inputs, _ in batches),
         groups={name: None if e is None else e.damage for name, e in eliminations.items()},
-        blocks=block_distances(network, batches),
+        blocks=dict(zip(names, distances, strict=True)),
     )
 
 

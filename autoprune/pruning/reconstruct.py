@@ -51,7 +51,7 @@ RIDGE_PER_UNKNOWN = 10.0
 #: Rows of a least-squares problem; at least and at most so many per unknown of an output.
 ROWS, LEAST_ROWS_PER_UNKNOWN, MOST_ROWS_PER_UNKNOWN = 16_384, 4, 256
 
-#: A problem with more unknowns per output than this is left to merging.
+#: A problem with more unknowns per output is left to merging.
 MOST_UNKNOWNS = 8192
 
 #: Channels that are multiplied by less on their way to a stream are not asked to repair it.
@@ -106,6 +106,7 @@ class Reconstruction:
         ridge: float = RIDGE,
         ridge_per_unknown: float = RIDGE_PER_UNKNOWN,
         rows: int = ROWS,
+        most_unknowns: int = MOST_UNKNOWNS,
         everywhere: bool = True,
         memory_mb: int = 2048,
         cache_mb: int = 256,
@@ -118,6 +119,7 @@ class Reconstruction:
             ridge: Least pull towards the weights that are there.
             ridge_per_unknown: The pull for each unknown per row.
             rows: Sampled positions of one problem, more where it has many unknowns.
+            most_unknowns: A problem with more unknowns per output is left to merging.
             everywhere: Solve every known weight that runs after the first change, because all of
                 them get other inputs than in the dense network; else only those that lost inputs.
             memory_mb: Bound on the memory: half for the activations of one pass, estimated from
@@ -151,7 +153,7 @@ class Reconstruction:
                     network.model,
                     known,
                     usable,
-                    rows=_Rows(rows, most, len(part) / total),
+                    rows=_Rows(rows, most, len(part) / total, most_unknowns),
                     generator=generator,
                 )
                 with dense:
@@ -302,11 +304,13 @@ class _Rows:
         wanted: Rows of a problem of middling size.
         most: Rows that fit in the memory.
         share: Share of the images that the part has.
+        unknowns: Most unknowns per output of a problem that is solved.
     """
 
     wanted: int
     most: int
     share: float
+    unknowns: int
 
     def of(self, unknowns: int) -> int:
         """Return the rows of a problem with so many unknowns per output."""
@@ -340,7 +344,7 @@ class _Dense(Follower):
         output = super().on_read(read, run)
         reader = self.known[read.path]
         unknowns = _unknowns(read, run)
-        if not _solvable(read, output, reader) or unknowns > MOST_UNKNOWNS:
+        if not _solvable(read, output, reader) or unknowns > self.rows.unknowns:
             return output
         positions = drawn(output, read.how, self.rows.of(unknowns), self.generator)
         rows = at(output, positions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -13,30 +14,33 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError, PruningError, TaskError
-from autoprune.evaluation import Metric
+from autoprune.evaluation import Metric, Planner
 from autoprune.latency.predict import predictor_for
 from autoprune.latency.profile import DeviceProfile
 from autoprune.latency.roofline import Predictor
 from autoprune.network.network import Network
 from autoprune.network.source import ModelSource
 from autoprune.network.trace import trace
-from autoprune.pruning.blocks import block_distances
 from autoprune.pruning.criterion import CRITERIA, Batches, build_criterion
+from autoprune.pruning.distances import answer_distances
 from autoprune.pruning.merge import Calibrated
 from autoprune.pruning.realiser import REALISERS
 from autoprune.pruning.verify import verified
 from autoprune.run.goals import Measures
 from autoprune.run.settings import RunSettings
 from autoprune.strategy.budget import check
-from autoprune.strategy.damage import Damage
+from autoprune.strategy.damage import Damage, probes
 from autoprune.strategy.expansion import space_latency, space_ops, space_scores
 from autoprune.strategy.problem import DIVERGENCE_OFFSET, Problem
 from autoprune.strategy.settings import SpaceSettings
-from autoprune.strategy.space import build_space, ties_isomorphic
+from autoprune.strategy.space import SearchSpace, build_space, ties_isomorphic
 from autoprune.tasks.base import SampledTask, Task, needs_samples, run_batches
 from autoprune.tasks.classification import ClassificationTask
 from autoprune.tasks.load import load_task
 from autoprune.tasks.numerics import Numerics, numerics_for
+
+#: After so many measured groups it is known how long all take.
+_TIMED = 2
 
 #: Hears what a user should know, one sentence at a time.
 Say = Callable[[str], None]
@@ -150,10 +154,12 @@ def prepare(
         if settings.damage != settings.criterion:
             known = unit_scores(settings.damage, settings, network, batches, calibrated, say)
         obs = settings.damage == "obs"
-        # Only structured OBS counts relative errors, as distances of answers are, and it has added
-        # up already what goes together.
-        blocks = block_distances(network, batches) if obs and any(space.droppable) else {}
-        damage = Damage.of_scores(space, known, blocks, cumulative=obs)
+        # Structured OBS has added up already what goes together.
+        damage = Damage.of_scores(space, known, cumulative=obs)
+        if obs:
+            damage = measured_damage(
+                damage, network, space, ranking, batches, settings.realise, say=say
+            )
     return Prepared(
         task=task,
         network=network,
@@ -163,6 +169,43 @@ def prepare(
         numerics=numerics_for(settings.precision, network.model, network.inputs),
         metric=metric,
     )
+
+
+def measured_damage(
+    damage: Damage,
+    network: Network,
+    space: SearchSpace,
+    ranking: Mapping[str, Float[np.ndarray, " _"]],
+    batches: Batches,
+    realise: str,
+    *,
+    say: Say = lambda sentence: None,
+) -> Damage:
+    """Return damage that costs what it does to the answers, group by group and block by block.
+
+    Args:
+        damage: Its curves are within a group right.
+        network: The network.
+        space: The search space.
+        ranking: Importance of every unit of every group.
+        batches: Calibration data.
+        realise: How candidates are repaired.
+        say: Hears how long it takes, where that is long.
+    """
+    planner, candidates = Planner(network, space, ranking), probes(space)
+    plans = [planner(candidate) for candidate in candidates]
+    started = time.monotonic()
+
+    def heard(done: int) -> None:
+        minutes = (time.monotonic() - started) / done * len(plans) / 60
+        if done == _TIMED and minutes > 1:
+            say(
+                f"measuring once what each of {len(plans)} groups and blocks is worth, about "
+                f"{minutes:.0f} min"
+            )
+
+    distances = answer_distances(network, batches, plans, realise=realise, listener=heard)
+    return damage.measured(space, candidates, distances)
 
 
 def _metric(settings: RunSettings, task: Task) -> Metric:

@@ -110,7 +110,7 @@ class Prunings:
         dense = self.finished.prepared.network
         plan = self.final
         if self.stages > 1:
-            order = self.finished.evaluator.order
+            order = self.finished.evaluator.plan.order
             plan = stage_plan(dense, self.final, order=order, before=PruningPlan({}),
                               share=1 / self.stages)  # fmt: skip
         return Stage(1, plan, self._begun(plan, dense))

@@ -9,7 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from autoprune.errors import PruningError
-from autoprune.strategy.space import SearchSpace
+from autoprune.strategy.space import Candidate, SearchSpace
+
+#: A distance between answers costs this power of it. Among some 1,500 candidates of a ResNet-20 and
+#: 250 of a ResNet-56, what sums to a log-loss is between the distance and its square: 1 suits the
+#: ResNet-56 a little better, 1.5 the ResNet-20.
+_POWER = 1.25
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,18 +35,16 @@ class Damage:
         cls,
         space: SearchSpace,
         scores: Mapping[str, Float[np.ndarray, " _"]],
-        blocks: Mapping[str, float],
         *,
         cumulative: bool,
     ) -> Damage:
         """Return the damage when the units with the lowest scores go first.
 
-        A dropped block costs what was measured of it, or all units of the groups inside it.
+        A dropped block costs what all units of the groups inside it do.
 
         Args:
             space: The search space.
             scores: One number per unit of every group.
-            blocks: In the same unit, the damage of dropping each block, as far as it was measured.
             cumulative: The score of a unit is the damage once it and all lower ones are gone, as
                 structured OBS gives it; else scores of the units that are gone are added up, each
                 counted from 0.
@@ -63,11 +66,42 @@ class Damage:
                 total = total + curve[::-1][:: member.units]
             curves.append(np.array(total))
         inside = space.inside or ((),) * len(space.blocks)
-        values = [
-            max(blocks.get(name, sum(float(curves[group][0]) for group in groups)), 0.0)
-            for name, groups in zip(space.blocks, inside, strict=True)
-        ]
-        return cls(tuple(curves), np.array(values, float))
+        blocks = [sum(float(curves[group][0]) for group in groups) for groups in inside]
+        return cls(tuple(curves), np.array(blocks, float))
+
+    def measured(
+        self,
+        space: SearchSpace,
+        candidates: Sequence[Candidate],
+        distances: Sequence[float],
+    ) -> Damage:
+        """Return the damage by which candidates cost what was measured of them.
+
+        A curve keeps its shape. One that was not measured, or whose candidate costs nothing by the
+        curve, gets the mean factor of those that were; so does a block.
+
+        Args:
+            space: The search space.
+            candidates: Each narrows one group or drops one block, see :func:`probes`.
+            distances: How far the answers of each are from the unpruned network's.
+        """
+        costs = np.power(np.asarray(distances, float), _POWER)
+        widths, keep = space.widths(candidates), space.keep(candidates)
+        groups, blocks = np.full(len(self.groups), np.nan), np.full(len(self.blocks), np.nan)
+        for width, stays, cost in zip(widths, keep, costs, strict=True):
+            if not stays.all():
+                blocks[np.flatnonzero(~stays)] = cost
+                continue
+            for group in np.flatnonzero(width < space.sizes):
+                before = self.groups[group][width[group]]
+                groups[group] = cost / before if before > 0 else np.nan
+        known = groups[np.isfinite(groups)]
+        usual = float(known.mean()) if len(known) else 1.0
+        groups = np.where(np.isnan(groups), usual, groups)
+        return Damage(
+            tuple(curve * factor for curve, factor in zip(self.groups, groups, strict=True)),
+            np.where(np.isnan(blocks), usual * self.blocks, blocks),
+        )
 
     @classmethod
     def quadratic(cls, space: SearchSpace) -> Damage:
@@ -86,6 +120,27 @@ class Damage:
         total: Float[np.ndarray, " n"] = (parts * space.active(keep)).sum(axis=1)
         total = total + (~keep) @ self.blocks
         return total
+
+
+def probes(space: SearchSpace) -> list[Candidate]:
+    """Return for each searched group the candidate that halves it, for each block that without it.
+
+    Half is meant of the way to the narrowest width; all else is whole.
+
+    Args:
+        space: The search space.
+    """
+    narrow = [group for group, dim in enumerate(space.dimensions) if dim.searched]
+    gone = np.flatnonzero(space.droppable) if space.max_dropped != 0 else np.array([], int)
+    count = len(narrow) + len(gone)
+    widths = np.repeat(space.sizes[None], count, axis=0)
+    keep = np.ones((count, len(space.blocks)), bool)
+    middle = (space.sizes + space.smallest_widths) // 2
+    # The narrowest but for what would be rounded up to all.
+    middle = np.where(middle + space.multiples > space.sizes, space.smallest_widths, middle)
+    widths[np.arange(len(narrow)), narrow] = middle[narrow]
+    keep[len(narrow) + np.arange(len(gone)), gone] = False
+    return space.candidates(widths, keep)
 
 
 def neighbours(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

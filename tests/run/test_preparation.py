@@ -1,15 +1,20 @@
+import itertools
+
 import numpy as np
 import pytest
 from torch import nn
 
 from autoprune.errors import TaskError
 from autoprune.pruning import merge
-from autoprune.pruning.blocks import block_distances
+from autoprune.pruning.distances import answer_distances
 from autoprune.pruning.importance.fisher import Fisher
 from autoprune.pruning.importance.obs import StructuredObs
 from autoprune.pruning.merge import Calibrated
-from autoprune.run.preparation import prepare
+from autoprune.pruning.plan import PruningPlan
+from autoprune.run import preparation
+from autoprune.run.preparation import measured_damage, prepare
 from autoprune.run.settings import RunSettings
+from autoprune.strategy.damage import probes
 from autoprune.strategy.settings import SpaceSettings
 from autoprune.testing.networks import tiny
 from autoprune.testing.profiles import made_up_profile
@@ -44,15 +49,22 @@ def test_samplers_know_operators_and_scores(prepared):
         assert found.problem.scores[group.name].shape == (group.size,)
 
 
-def test_damage_is_that_of_structured_obs_with_every_width_of_its_elimination(prepared):
-    found = prepared(damage="obs")
-    calibrated = Calibrated.of(found.network, found.task.calibration(32))
-    damage, space = found.problem.damage, found.problem.space
+def test_damage_has_the_shape_of_structured_obs_and_the_size_that_was_measured(prepared):
+    found = prepared(damage="obs", realise="merge")
+    batches = found.task.calibration(32)
+    calibrated = Calibrated.of(found.network, batches)
+    damage, space, order = found.problem.damage, found.problem.space, found.problem.scores
     for group, curve in zip(found.network.groups, damage.groups, strict=True):
-        expected = calibrated.elimination(group).damage
-        np.testing.assert_allclose(curve[::-1], expected, rtol=1e-9)
-    distances = block_distances(found.network, found.task.calibration(32))
-    np.testing.assert_allclose(damage.blocks, [distances[name] for name in space.blocks])
+        shape = calibrated.elimination(group).damage[::-1]
+        width = (group.size + space.smallest_widths[space.groups.index(group.name)]) // 2
+        kept = np.argsort(-order[group.name], kind="stable")[:width]
+        plan = PruningPlan({group.name: tuple(sorted(kept.tolist()))})
+        (distance,) = answer_distances(found.network, batches, [plan], realise="merge")
+        np.testing.assert_allclose(curve[width], distance**1.25, rtol=1e-4)
+        np.testing.assert_allclose(curve, shape * curve[width] / shape[width], rtol=1e-6)
+    plans = [PruningPlan({}, (name,)) for name in space.blocks]
+    distances = answer_distances(found.network, batches, plans, realise="merge")
+    np.testing.assert_allclose(damage.blocks, np.power(distances, 1.25), rtol=1e-4)
 
 
 def test_damage_of_other_criteria_adds_up_the_units_that_go(prepared):
@@ -70,12 +82,12 @@ def test_images_pass_once_for_ranking_damage_and_realisation(prepared, monkeypat
     passes, measure = [], merge.measure
 
     def counted(*arguments, **options):
-        passes.append(arguments)
+        passes.append(sum(len(inputs) for inputs, _ in arguments[1]))
         return measure(*arguments, **options)
 
     monkeypatch.setattr(merge, "measure", counted)
     found = prepared(damage="obs", realise="merge")
-    assert len(passes) == 1
+    assert sorted(passes) == [16, 32]  # the few are those that damage is measured with
     expected = StructuredObs().score(found.network, found.task.calibration(32))
     for name, scores in found.problem.scores.items():
         np.testing.assert_allclose(scores, expected[name], rtol=1e-9)
@@ -135,3 +147,17 @@ def test_ties_of_deep_networks_are_said_once(board, monkeypatch):
         f"{len(space.groups)} groups share {len(space.dimensions)} ratios by their structure; "
         "'isomorphic: false' in the search space keeps them apart"
     ]
+
+
+def test_says_how_long_measuring_takes_where_that_is_long(prepared, monkeypatch):
+    found = prepared(damage="obs")
+    damage, network, space = found.problem.damage, found.network, found.problem.space
+    given = (damage, network, space, found.problem.scores, found.task.calibration(32), "slice")
+    said = []
+    measured_damage(*given, say=said.append)
+    assert not said
+    clock = itertools.count(step=60.0)
+    monkeypatch.setattr(preparation.time, "monotonic", lambda: next(clock))
+    measured_damage(*given, say=said.append)
+    (sentence,) = said
+    assert f"each of {len(probes(space))} groups and blocks is worth, about" in sentence

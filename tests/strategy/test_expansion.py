@@ -105,10 +105,9 @@ def test_operators_and_latency_are_those_of_the_network():
 def test_damage_of_a_tie_is_the_sum_over_its_groups(cumulative):
     rng = np.random.default_rng(0)
     scores = {name: np.cumsum(rng.uniform(size=size)) for name, size in SIZES.items()}
-    blocks = {"0": 3.0, "1": 4.0}
     tied, untied = space(), space(ties=[])
-    damage = Damage.of_scores(tied, scores, blocks, cumulative=cumulative)
-    plain = Damage.of_scores(untied, scores, blocks, cumulative=cumulative)
+    damage = Damage.of_scores(tied, scores, cumulative=cumulative)
+    plain = Damage.of_scores(untied, scores, cumulative=cumulative)
     candidates = [
         Candidate(tuple(row), (False, False)) for row in rng.uniform(size=(9, 3)).tolist()
     ]
@@ -135,7 +134,7 @@ def test_every_sampler_searches_a_tied_space(name):
         space_latency(tied, lambda w, keep: 1.0 + w.sum(axis=1) / 10 + keep.sum(axis=1)),
         ops=space_ops(tied, OPS),
         scores=space_scores(tied, scores),
-        damage=Damage.of_scores(tied, scores, {"0": 30.0, "1": 40.0}, cumulative=False),
+        damage=Damage.of_scores(tied, scores, cumulative=False),
     )
     problem = dataclasses.replace(problem, budget_ms=0.7 * problem.dense_ms)
     with quiet_optuna():

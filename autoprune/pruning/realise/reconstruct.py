@@ -9,7 +9,7 @@ from autoprune.pruning.criterion import Batches
 from autoprune.pruning.merge import Calibrated, Merger
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.realiser import REALISERS, Realiser
-from autoprune.pruning.reconstruct import Reconstruction
+from autoprune.pruning.reconstruct import MOST_UNKNOWNS, ROWS, Reconstruction
 
 
 @REALISERS.register("reconstruct")
@@ -18,19 +18,29 @@ class Reconstruct(Realiser):
 
     name = "reconstruct"
 
-    def __init__(self, calibrated: Calibrated | None = None) -> None:
+    def __init__(
+        self,
+        calibrated: Calibrated | None = None,
+        *,
+        rows: int = ROWS,
+        most_unknowns: int = MOST_UNKNOWNS,
+    ) -> None:
         """Store parameters.
 
         Args:
             calibrated: What the calibration images told about the network, where it is known
                 already.
+            rows: Sampled positions of one least-squares problem, more where it has many unknowns.
+            most_unknowns: A problem with more unknowns per output is left to merging.
         """
-        self.calibrated = calibrated
+        self.calibrated, self.rows, self.most_unknowns = calibrated, rows, most_unknowns
 
     def prepare(self, network: Network, batches: Batches) -> None:
         """Measure what every reader reads, and what the dense network has behind it."""
         self.merger = Merger(self.calibrated or Calibrated.of(network, batches))
-        self.reconstruction = Reconstruction(network, batches)
+        self.reconstruction = Reconstruction(
+            network, batches, rows=self.rows, most_unknowns=self.most_unknowns
+        )
 
     def __call__(self, plan: PruningPlan) -> nn.Module:
         """Return the reconstructed network."""

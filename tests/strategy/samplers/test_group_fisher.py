@@ -32,8 +32,8 @@ def damaged(problem, seed=0):
     scores = {
         dim.group: rng.gamma(1.0, size=dim.size) * rng.uniform(0.1, 3) for dim in space.dimensions
     }
-    blocks = {name: float(rng.uniform(5, 30)) for name in space.blocks}
-    damage = Damage.of_scores(space, scores, blocks, cumulative=False)
+    curves = Damage.of_scores(space, scores, cumulative=False).groups
+    damage = Damage(curves, rng.uniform(5, 30, size=len(space.blocks)))
     return dataclasses.replace(problem, damage=damage)
 
 
