@@ -110,6 +110,8 @@ def reads() -> str:
 #: Strategies that README compares, by their names in the results.
 _STRATEGIES = {
     "knapsack": "knapsack (default)",
+    "pso": "particle swarms",
+    "pso_warm9": "particle swarms after nine anchors of the default",
     "cmaes": "CMA-ES",
     "cmaes_warm9": "CMA-ES after nine anchors of the default",
     "tpe": "TPE",
@@ -178,6 +180,27 @@ def recovery() -> str:
     return markdown(columns, table[columns].to_numpy().tolist())
 
 
+def rates() -> str:
+    """Return accuracies after a short fine-tuning by learning rate and BatchNorm's statistics."""
+    lines = (RESULTS / "bm_recovery.md").read_text(encoding="utf-8").splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("| peak learning rate"))
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[first:]
+             if line.startswith("|")]  # fmt: skip
+    return markdown(cells[0], cells[2:])
+
+
+def measured() -> str:
+    """Return predicted and measured latency of unpruned networks and the best in half of that."""
+    table = parsed("bm_verify.md")
+    shown = table[(table.point == "unpruned") | table.point.str.endswith("(best)")]
+    columns = ["predicted ms", "measured ms", "speed-up", "int8 ms", "int8 speed-up"]
+    rows = [
+        [row["network"], row["point"].split(" ")[0].replace("trial", "pruned"), *row[columns]]
+        for _, row in shown.iterrows()
+    ]
+    return markdown(["network", "", *columns], rows)
+
+
 def both() -> str:
     """Return what autoprune and torch-pruning take for the same steps."""
     table = parsed("bm_pipeline.md")
@@ -195,7 +218,18 @@ def latencies() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     each.__name__: each
-    for each in (repairs, reads, searches, strategies, proxies, latencies, recovery, both)
+    for each in (
+        repairs,
+        reads,
+        searches,
+        strategies,
+        proxies,
+        latencies,
+        recovery,
+        rates,
+        measured,
+        both,
+    )
 }
 
 

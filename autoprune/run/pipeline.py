@@ -326,7 +326,11 @@ def make_evaluator(settings: RunSettings, prepared: Prepared, folder: Path) -> E
         rungs=settings.rungs,
         checkpoints=folder.absolute() / RUNGS_FOLDER,
         tuning=TuneSettings(
-            lr_fraction=LR_FRACTION, precision=prepared.numerics.precision, seed=settings.seed
+            lr_fraction=LR_FRACTION,
+            # New statistics would undo the repair, which few steps do not make up for.
+            statistics="stored",
+            precision=prepared.numerics.precision,
+            seed=settings.seed,
         ),
     )
 
