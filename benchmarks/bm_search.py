@@ -9,6 +9,9 @@ scores without waiting. The front of every run is scored again on images that no
 The loss is that at a network's best temperature: these checkpoints are far surer than they are
 right, and their plain loss falls where blocks are dropped although accuracy falls too.
 
+What a strategy finds out about the network before its first evaluation is not counted as one; its
+seconds stand beside those of an evaluation.
+
 Hypervolume of the error is the mean over all budgets up to the dense latency of the best accuracy
 within that budget. That of the loss is the mean of log(C / L) / log(C / L0) with L the lowest loss
 within the budget, L0 the dense network's and C that of guessing: 1 is as good as the dense
@@ -33,7 +36,7 @@ from realise_subjects import SHARED
 from search_bench import Bench, BenchSettings
 
 from autoprune.strategy.pareto import hypervolume, pareto_mask
-from autoprune.strategy.registry import SAMPLERS, build_sampler
+from autoprune.strategy.registry import SAMPLERS, build_sampler, wanted_damage
 from autoprune.strategy.space import Candidate
 
 mpl.use("svg")
@@ -146,6 +149,8 @@ def _run(bench: Bench, sampler: str, seed: int, warm: int, trials: int) -> pd.Da
         frame.loc[position, ["unseen_loss", "unseen_accuracy"]] = loss, accuracy
     frame["candidate"] = frame["candidate"].map(bench.coded)
     frame["guess_loss"] = bench.guess_loss
+    if wanted_damage(sampler) or warm:
+        frame["preparing_s"] = round(bench.preparing_s(sampler), 2)
     return frame
 
 
@@ -274,6 +279,8 @@ def _row(folder: str, name: str, runs: list[pd.DataFrame]) -> dict[str, object]:
     row["unseen error"] = f"{np.mean([_unseen(trials) for trials in runs]):.1f}"
     proposing = [trials["proposing_s"].iloc[1:].median() for trials in runs]
     row["ms per proposal"] = f"{1000 * np.mean(proposing):.0f}"
+    if "preparing_s" in runs[0]:
+        row["s before"] = f"{runs[0]['preparing_s'].iloc[0]:.0f}"
     row["ms per evaluation"] = f"{1000 * np.mean([t['evaluating_s'].mean() for t in runs]):.0f}"
     return row
 

@@ -131,11 +131,15 @@ class Bench:
 
     def with_damage(self, sampler: str) -> Problem:
         """Return the problem with the damage curves of the criterion that a sampler wants."""
-        damage = self._damage(wanted_damage(sampler) or "obs")
-        return dataclasses.replace(self.problem, damage=damage)
+        return dataclasses.replace(self.problem, damage=self._damage(_criterion(sampler))[0])
+
+    def preparing_s(self, sampler: str) -> float:
+        """Return the seconds of CPU time that the damage took which a sampler wants."""
+        return self._damage(_criterion(sampler))[1]
 
     @functools.cache  # noqa: B019 - there is one bench, which lives as long as the process
-    def _damage(self, criterion: str) -> Damage:
+    def _damage(self, criterion: str) -> tuple[Damage, float]:
+        start = time.process_time()
         scores = self.problem.scores
         if criterion != "obs":
             scores = build_criterion(criterion).score(self.network, self._batches)
@@ -143,7 +147,7 @@ class Bench:
         damage = Damage.of_scores(space, scores, cumulative=criterion == "obs")
         if criterion == "obs":
             damage = measured_damage(damage, self.network, space, scores, self._batches, realise)
-        return damage
+        return damage, time.process_time() - start
 
     def score(self, candidate: Candidate, *, unseen: bool = False) -> tuple[float, float, float]:
         """Return calibrated loss, accuracy and the seconds they took when they were computed."""
@@ -189,6 +193,11 @@ class Bench:
         ratios, _, gone = coded.partition("|")
         candidate = Candidate(tuple(map(float, ratios.split())), tuple(x == "1" for x in gone))
         return self.problem.space.snap(candidate)
+
+
+def _criterion(sampler: str) -> str:
+    """Return the criterion whose damage curves a sampler is given."""
+    return wanted_damage(sampler) or "obs"
 
 
 def _plain_score(

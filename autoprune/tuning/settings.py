@@ -52,8 +52,8 @@ class TuneSettings(pydantic.BaseModel):
         features: Weight of the mean squared difference from the unpruned network's features at the
             kept channels, at the beginning; it falls to 0 over the first half.
         statistics: What BatchNorm normalises by in training: the statistics of the ``"batch"``, or
-            those ``"stored"``. A repaired network relies on the latter, and few steps at a low rate
-            keep more of it then (`benchmarks/bm_recovery.py`); a destroyed one, or one at a high
+            those ``"stored"``, which a repaired network relies on: few steps at a low rate end with
+            a lower loss then (`benchmarks/bm_recovery.py`). A destroyed network, or one at a high
             rate, cannot learn so.
         precision: Number format; ``"auto"`` is bfloat16 where the device computes in it.
         checks: How often the network is scored on the search split, at even distances; the best
