@@ -28,7 +28,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.evaluation import unit_order
+from autoprune.evaluation import Planner
 from autoprune.latency.predict import predictor_for
 from autoprune.latency.profile import load_profile
 from autoprune.network.network import Network
@@ -37,7 +37,6 @@ from autoprune.pruning.importance.obs import damage_by_unit
 from autoprune.pruning.merge import Calibrated
 from autoprune.pruning.plan import PruningPlan
 from autoprune.pruning.realiser import build_realiser
-from autoprune.pruning.surgery import Surgeon
 from autoprune.pruning.verify import verified
 from autoprune.run.preparation import measured_damage
 from autoprune.strategy.damage import Damage
@@ -194,7 +193,7 @@ def _measure(name: str, options: argparse.Namespace) -> None:
     dense = loaded.log_probabilities(loaded.network.model)
     zero = round(F.nll_loss(dense, loaded.targets).item(), 6)
     for kind, number, candidate, realise in missing:
-        plan = _plan(loaded.network, problems[kind].space, candidate, scores)
+        plan = Planner(loaded.network, problems[kind].space, scores)(candidate)
         row = {"network": name, "kind": kind, "number": number, "key": candidate.key}
         row |= _sums(candidate, problems[kind], {"measured": measured[realise], **curves})
         row |= _scored(realisers[realise], plan, loaded, dense)
@@ -225,19 +224,6 @@ def _curves(loaded: Loaded, space: SearchSpace) -> tuple[dict[str, np.ndarray], 
     linear = tuple(np.sqrt(curve) for curve in curves["quadratic"].groups)
     curves["linear"] = Damage(linear, curves["quadratic"].blocks)
     return scores, curves
-
-
-def _plan(
-    network: Network, space: SearchSpace, candidate: Candidate, scores: Mapping[str, np.ndarray]
-) -> PruningPlan:
-    widths, keep = space.widths([candidate])[0], space.keep([candidate])[0]
-    kept = {
-        group.name: tuple(sorted(unit_order(scores[group.name], group.size)[:width].tolist()))
-        for group, width in zip(network.groups, widths, strict=True)
-        if width < group.size
-    }
-    dropped = tuple(name for name, stays in zip(space.blocks, keep, strict=True) if not stays)
-    return Surgeon(network).complete(PruningPlan(kept, dropped))
 
 
 def _sums(candidate: Candidate, problem: Problem, curves: Mapping[str, Damage]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from autoprune.strategy.budget import project
 from autoprune.strategy.damage import Damage
 from autoprune.strategy.knapsack_sampler import KnapsackSampler, KnapsackSettings
 from autoprune.strategy.pareto import hypervolume
@@ -92,7 +93,17 @@ def test_anchors_come_first_and_are_not_repeated():
     assert proposed[-1] not in made.anchors
     ms = problem.latency_ms(made.anchors)
     assert ms.min() < 1.1 * problem.fastest[1]
-    assert (np.diff(np.delete(ms, 1)) < 0).all()
+    assert (np.diff(ms) < 0).all()
+
+
+def test_exploration_begins_late_with_one_ratio_for_all_groups():
+    problem, loss = coupled_problem(0)
+    with quiet_optuna():
+        proposed = run_trials(new_study(sampler(problem, exploration=1.0)), problem, 23, loss=loss)
+    low, high = problem.fastest[1], problem.dense_ms
+    uniform = project(problem, problem.space.dense(), budget_ms=(low + high) / 2)
+    assert proposed.index(uniform) == 20
+    assert len(set(proposed)) == 23
 
 
 def test_anchors_beyond_a_destroyed_one_are_left_out():
